@@ -1,0 +1,76 @@
+//! Every bound on bytes and lists that come from outside, with its reason.
+//!
+//! A bound is checked before memory is taken for what it bounds.
+
+/// Largest body of a control message.
+///
+/// Control messages carry no bulk; this keeps a hostile peer from making us buffer more per stream.
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// Largest chunk, as stored and as sent.
+///
+/// One chunk fits the hub's per-stream receive window, so a stalled robot cannot hold more than this.
+pub const CHUNK_BYTES_MAX: usize = 1024 * 1024;
+
+/// Size at which the recorder closes a chunk (before compression).
+///
+/// Small enough that a lost connection costs little, large enough that hashing and framing vanish.
+pub const CHUNK_BYTES_TARGET: usize = 256 * 1024;
+
+/// Largest size of a chunk once decompressed.
+///
+/// A zstd bomb stops here; [`CHUNK_BYTES_TARGET`] plus one step of any allowed embodiment is far below.
+pub const CHUNK_RAW_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Largest encoded episode manifest.
+///
+/// Room for about twenty thousand chunk references, 5 GiB of experience at the target size.
+pub const MANIFEST_BYTES_MAX: usize = 1024 * 1024;
+
+/// Most chunks in one episode: what [`MANIFEST_BYTES_MAX`] has room for.
+pub const EPISODE_CHUNKS_MAX: usize = 20_000;
+
+/// Most steps in one episode: 11 days at 1 kHz would be a log, not an episode.
+pub const EPISODE_STEPS_MAX: u64 = 1_000_000_000;
+
+/// Most features of an embodiment: a humanoid with ten cameras has about fifty.
+pub const FEATURES_MAX: usize = 256;
+
+/// Most values in one feature of one step: a 1280x720 RGB image and then some.
+pub const FEATURE_VALUES_MAX: usize = 4 * 1024 * 1024;
+
+/// Most dimensions of a feature's shape; LeRobot writes up to five.
+pub const SHAPE_DIMS_MAX: usize = 5;
+
+/// Largest raw size of one step over all features.
+///
+/// It must fit a local frame and, alone, a chunk.
+pub const STEP_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Longest name (task, robot, site, tenant, skill), in bytes.
+///
+/// Names become parts of certificates, store keys and file names; 63 is the DNS label's bound.
+pub const NAME_BYTES_MAX: usize = 63;
+
+/// Largest DSSE envelope of a root or an assignment, checked before parsing.
+pub const ENVELOPE_BYTES_MAX: usize = 48 * 1024;
+
+/// Largest signed manifest of a release: golden vectors are files of their own, so this is names and digests.
+pub const RELEASE_MANIFEST_BYTES_MAX: usize = 1024 * 1024;
+
+/// Most files in a release.
+pub const RELEASE_FILES_MAX: usize = 64;
+
+/// Largest single file of a release: 8 GiB holds a 4-billion-parameter policy in bf16.
+pub const RELEASE_FILE_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
+
+/// Most releases in one assignment: the complete set that a robot shall run.
+pub const ASSIGNED_RELEASES_MAX: usize = 64;
+
+/// Uploads that one robot may have open at once.
+///
+/// Two hide the round trip of OFFER and WANT; more would only split the link.
+pub const UPLOADS_IN_FLIGHT_MAX: usize = 4;
+
+/// Largest body of a frame on the local socket: one step or one JSON text.
+pub const LOCAL_FRAME_BYTES_MAX: usize = STEP_BYTES_MAX + 4096;
