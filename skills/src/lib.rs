@@ -1,1 +1,4 @@
 //! Placeholder.
+
+#[cfg(feature = "train")]
+pub mod data;

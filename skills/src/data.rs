@@ -1,0 +1,19 @@
+//! Where training data comes from: snapshots of episodes, LeRobot datasets, and the flat arrays made of them.
+//!
+//! Only the hub, the command line and tests build this (feature `train`); an agent never does. Nothing here
+//! knows a network: a hub's store and a local directory both look like an [`EpisodeSource`].
+
+mod dataset;
+mod lerobot;
+mod selection;
+mod snapshot_dir;
+mod source;
+
+pub use dataset::{DATASET_VALUES_MAX, Dataset, DatasetEpisode, DatasetError};
+pub use lerobot::{
+    LEROBOT_EPISODE_VALUES_MAX, LeRobotDataset, LeRobotEpisode, LeRobotEpisodes, LeRobotError, LeRobotOptions,
+    LeRobotTask,
+};
+pub use selection::{ActorKind, Funnel, Selection};
+pub use snapshot_dir::{OpenSnapshotError, SNAPSHOT_DIR_VERSION, SnapshotDir, SnapshotDirWriter, WriteSnapshotError};
+pub use source::{EpisodeSource, SourceError};
