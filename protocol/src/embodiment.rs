@@ -229,7 +229,7 @@ impl Embodiment {
 
 fn check_feature(feature: &Feature) -> Result<(), EmbodimentError> {
     let name = || feature.name.clone();
-    if feature.name != ACTION && !feature.name.strip_prefix(OBSERVATION_PREFIX).is_some_and(|rest| !rest.is_empty()) {
+    if feature.name != ACTION && feature.name.strip_prefix(OBSERVATION_PREFIX).is_none_or(str::is_empty) {
         return Err(EmbodimentError::FeatureName { feature: name() });
     }
     let values = feature.shape.iter().try_fold(1_usize, |product, &dim| {

@@ -8,10 +8,13 @@ pub mod chunk;
 pub mod dsse;
 pub mod embodiment;
 pub mod episode;
+pub mod hello;
 pub mod ids;
 pub mod limits;
 pub mod local;
+pub mod message;
 pub mod release;
+pub mod session;
 pub mod snapshot;
 
 pub use chunk::{Chunk, ChunkBuilder, Schema};

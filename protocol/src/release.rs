@@ -352,19 +352,24 @@ pub enum TrustError {
         release: ReleaseId,
     },
     /// Made for another body.
-    #[error("release {release} needs embodiment {needed} ({needed_id}); this robot is {found} ({found_id})")]
-    WrongEmbodiment {
-        /// Which release.
-        release: ReleaseId,
-        /// The name it needs.
-        needed: String,
-        /// The id it needs.
-        needed_id: EmbodimentId,
-        /// Our name.
-        found: String,
-        /// Our id.
-        found_id: EmbodimentId,
-    },
+    #[error(transparent)]
+    WrongEmbodiment(Box<WrongEmbodiment>),
+}
+
+/// A release made for another body.
+#[derive(Debug, thiserror::Error)]
+#[error("release {release} needs embodiment {needed} ({needed_id}); this robot is {found} ({found_id})")]
+pub struct WrongEmbodiment {
+    /// Which release.
+    pub release: ReleaseId,
+    /// The name it needs.
+    pub needed: String,
+    /// The id it needs.
+    pub needed_id: EmbodimentId,
+    /// Our name.
+    pub found: String,
+    /// Our id.
+    pub found_id: EmbodimentId,
 }
 
 /// What a robot trusts: its tenant's root, who it is, and how far it has come.
@@ -470,13 +475,13 @@ impl Trust {
         }
         let (needed_id, found_id) = (manifest.embodiment.id(), embodiment.id());
         if needed_id != found_id {
-            return Err(TrustError::WrongEmbodiment {
+            return Err(TrustError::WrongEmbodiment(Box::new(WrongEmbodiment {
                 release: manifest.release,
                 needed: manifest.embodiment.name,
                 needed_id,
                 found: embodiment.name.clone(),
                 found_id,
-            });
+            })));
         }
         Ok(manifest)
     }

@@ -143,7 +143,7 @@ fn releases_unassigned_unpublished_or_for_another_body_are_refused() {
     assert!(matches!(trust.accept_release(&retrained, &accepted, &body()), Err(TrustError::NotAssigned { .. })));
     let mut other_body = body();
     other_body.name = "crane".into();
-    assert!(matches!(trust.accept_release(&release, &accepted, &other_body), Err(TrustError::WrongEmbodiment { .. })));
+    assert!(matches!(trust.accept_release(&release, &accepted, &other_body), Err(TrustError::WrongEmbodiment(_))));
     let mut flipped = release;
     let middle = flipped.len() / 2;
     flipped[middle] ^= 1;

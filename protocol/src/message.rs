@@ -1,0 +1,294 @@
+//! Everything that robot and hub say to each other after the hello.
+//!
+//! | stream | opened by | first | then |
+//! |---|---|---|---|
+//! | control (one, bidirectional) | robot | hello, answer | robot: `Report`; hub: `Root`, `Assign` |
+//! | upload (one an episode, bidirectional) | robot | `Offer` | hub: `Want`, `Later`, `Reject` or `Durable`; robot: `Chunk`s; hub: `Durable` or `Reject` |
+//! | fetch (one a blob, bidirectional) | robot | `Fetch` | hub: `Found` and the blob's bytes from the offset on, or `Missing` |
+//!
+//! The upload and fetch streams tell themselves apart by their first message. Manifests and chunks travel as
+//! they are; only small bodies are encoded, in [`codec`].
+
+pub mod codec;
+
+use crate::ids::{BootId, ChunkId, Digest, EmbodimentId, EpisodeId, KeyId, ReleaseId};
+
+pub use codec::{DecodeError, HEADER_BYTES, Header, MessageType};
+
+/// Priority of the control stream: reports and assignments overtake everything.
+pub const PRIORITY_CONTROL: i32 = 100;
+/// Priority of release downloads.
+pub const PRIORITY_FETCH: i32 = 50;
+/// Priority of fresh episodes with a known outcome.
+pub const PRIORITY_LABELLED: i32 = 10;
+/// Priority of everything else.
+pub const PRIORITY_BULK: i32 = 0;
+
+/// Application error codes of `CONNECTION_CLOSE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum CloseCode {
+    /// The peer stops in good order.
+    Stopping = 1,
+    /// The peer broke the protocol.
+    Protocol = 2,
+    /// The certificate names no robot of this hub.
+    UnknownRobot = 3,
+    /// Another live connection has this identity.
+    DuplicateIdentity = 4,
+    /// No version in common.
+    Version = 5,
+    /// The hub has no room for another connection now.
+    Overloaded = 6,
+}
+
+impl CloseCode {
+    /// What the peer's code means, where this program knows it.
+    pub fn from_code(code: u64) -> Option<Self> {
+        [Self::Stopping, Self::Protocol, Self::UnknownRobot, Self::DuplicateIdentity, Self::Version, Self::Overloaded]
+            .into_iter()
+            .find(|&known| known as u64 == code)
+    }
+}
+
+/// One message.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Message {
+    /// Robot, control: how it is.
+    Report(Report),
+    /// Hub, control: the signed assignment for this robot.
+    Assign(SignedObject),
+    /// Hub, control: the next signed root.
+    Root(SignedObject),
+    /// Robot, upload: an episode's encoded manifest.
+    Offer(Vec<u8>),
+    /// Hub, upload: which chunks it lacks.
+    Want(Want),
+    /// Hub, upload: not now.
+    Later(Later),
+    /// Hub, upload: never in this form.
+    Reject(Reject),
+    /// Robot, upload: a chunk that was wanted.
+    Chunk(ChunkBytes),
+    /// Hub, upload: the episode survives a power cut of the hub.
+    Durable(Receipt),
+    /// Robot, fetch: a blob from an offset on.
+    Fetch(Fetch),
+    /// Hub, fetch: the blob follows.
+    Found(Found),
+    /// Hub, fetch: there is no such blob for this robot.
+    Missing,
+}
+
+/// How a robot is; sent at connect, on every change and as a sign of life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Version of the agent.
+    pub agent_version: String,
+    /// This power-up.
+    pub boot: BootId,
+    /// The robot's body, once it is known.
+    pub embodiment: Option<EmbodimentId>,
+    /// Episodes that wait for upload.
+    pub episodes_waiting: u64,
+    /// Bytes on disk for them.
+    pub spool_bytes: u64,
+    /// Recordings begun since the agent was installed.
+    pub recordings: u64,
+    /// The last assignment accepted.
+    pub assignment_sequence: u64,
+    /// The releases it has, and how they do.
+    pub releases: Vec<ReleaseReport>,
+}
+
+/// One release on a robot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReleaseReport {
+    /// Which.
+    pub release: ReleaseId,
+    /// How far it is.
+    pub state: ReleaseState,
+    /// Why it failed, for people; at most 512 bytes.
+    pub reason: String,
+}
+
+/// How far a release is on a robot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReleaseState {
+    /// On its way.
+    Fetching,
+    /// Verified, waiting for its trial.
+    Staged,
+    /// It answers.
+    Active,
+    /// The one before, kept to go back to.
+    Previous,
+    /// Refused or reverted.
+    Failed,
+}
+
+/// A DSSE envelope as received and stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedObject {
+    /// The envelope's JSON, at most [`crate::limits::ENVELOPE_BYTES_MAX`].
+    pub envelope: Vec<u8>,
+}
+
+/// Which chunks of an offered episode the hub lacks: bit `i % 8` of byte `i / 8` stands for chunk `i` of
+/// [`crate::Manifest::chunks`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Want {
+    /// The bits; spare ones are 0.
+    pub bitmap: Vec<u8>,
+}
+
+impl Want {
+    /// Wants the chunks for which `wanted` says so.
+    pub fn new(wanted: impl Iterator<Item = bool>) -> Self {
+        let mut bitmap = Vec::new();
+        for (i, wanted) in wanted.enumerate() {
+            if i % 8 == 0 {
+                bitmap.push(0);
+            }
+            bitmap[i / 8] |= u8::from(wanted) << (i % 8);
+        }
+        Self { bitmap }
+    }
+
+    /// Whether chunk `index` is wanted.
+    pub fn contains(&self, index: usize) -> bool {
+        self.bitmap.get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 == 1)
+    }
+
+    /// Chunks wanted.
+    pub fn count(&self) -> usize {
+        self.bitmap.iter().map(|byte| byte.count_ones() as usize).sum()
+    }
+}
+
+/// Not now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Later {
+    /// When to offer again.
+    pub retry_after_ms: u32,
+}
+
+/// Never in this form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reject {
+    /// Why.
+    pub reason: RejectReason,
+}
+
+/// Why a hub rejects an episode; the cause stays in the hub's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RejectReason {
+    /// The manifest cannot be read or contradicts itself.
+    #[error("the manifest is malformed")]
+    Malformed,
+    /// The manifest names another tenant, site or robot than the certificate.
+    #[error("the manifest contradicts the certificate")]
+    WrongIdentity,
+    /// There is another episode for this recording.
+    #[error("the recording has another episode already")]
+    Conflict,
+    /// A chunk that was not wanted, or whose bytes do not match its id or size.
+    #[error("a chunk does not match the manifest")]
+    WrongChunk,
+    /// Over a bound of the hub.
+    #[error("the episode is too large")]
+    TooLarge,
+}
+
+/// One chunk's stored bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChunkBytes {
+    /// What they should hash to.
+    pub id: ChunkId,
+    /// The bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// The hub's signed word that an episode is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// Which episode.
+    pub episode: EpisodeId,
+    /// The hub's time when it became durable.
+    pub stored_unix_secs: u64,
+    /// Which assigner key signed.
+    pub key: KeyId,
+    /// Ed25519 over [`Receipt::signed_bytes`].
+    pub signature: [u8; 64],
+}
+
+impl Receipt {
+    /// What a receipt signs: a tag, the tenant, the episode and the time.
+    pub fn signed_bytes(tenant: &crate::TenantId, episode: EpisodeId, stored_unix_secs: u64) -> Vec<u8> {
+        let mut bytes = b"zunft receipt v1\0".to_vec();
+        bytes.extend_from_slice(tenant.as_str().as_bytes());
+        bytes.push(0);
+        bytes.extend_from_slice(episode.as_bytes());
+        bytes.extend_from_slice(&stored_unix_secs.to_le_bytes());
+        bytes
+    }
+
+    /// Signs a receipt.
+    pub fn sign(
+        tenant: &crate::TenantId,
+        episode: EpisodeId,
+        stored_unix_secs: u64,
+        key: &crate::dsse::SigningKey,
+    ) -> Self {
+        let signature = key.sign(&Self::signed_bytes(tenant, episode, stored_unix_secs));
+        Self { episode, stored_unix_secs, key: key.public().id(), signature }
+    }
+
+    /// Whether one of `keys` signed it for `tenant`.
+    pub fn verify(&self, tenant: &crate::TenantId, keys: &[crate::dsse::PublicKey]) -> bool {
+        let bytes = Self::signed_bytes(tenant, self.episode, self.stored_unix_secs);
+        keys.iter().any(|key| key.id() == self.key && key.verifies(&bytes, &self.signature))
+    }
+}
+
+/// A blob from an offset on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fetch {
+    /// BLAKE3 of the whole blob.
+    pub digest: Digest,
+    /// Bytes that the robot has already.
+    pub offset: u64,
+}
+
+/// The blob follows on the same stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// Size of the whole blob.
+    pub bytes_total: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dsse::SigningKey;
+
+    #[test]
+    fn want_marks_chunks_by_bit() {
+        let want = Want::new([true, false, false, false, false, false, false, false, false, true].into_iter());
+        assert_eq!(want.bitmap, [0b0000_0001, 0b0000_0010]);
+        assert!(want.contains(0) && !want.contains(1) && want.contains(9) && !want.contains(1000));
+        assert_eq!(want.count(), 2);
+    }
+
+    #[test]
+    fn receipts_hold_for_their_tenant_and_episode_only() {
+        let (key, other) = (SigningKey::from_seed(&[1; 32]), SigningKey::from_seed(&[2; 32]));
+        let tenant = "acme".parse().unwrap();
+        let receipt = Receipt::sign(&tenant, EpisodeId::of(b"e"), 7, &key);
+        assert!(receipt.verify(&tenant, &[other.public(), key.public()]));
+        assert!(!receipt.verify(&tenant, &[other.public()]));
+        assert!(!receipt.verify(&"evil".parse().unwrap(), &[key.public()]));
+        assert!(!Receipt { episode: EpisodeId::of(b"f"), ..receipt }.verify(&tenant, &[key.public()]));
+        assert!(!Receipt { stored_unix_secs: 8, ..receipt }.verify(&tenant, &[key.public()]));
+    }
+}

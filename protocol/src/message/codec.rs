@@ -1,0 +1,575 @@
+//! Messages to bytes and back: a fixed header, then a small validated body, or bulk bytes as they are.
+//!
+//! ```text
+//! 0   type    u16 little-endian
+//! 2   schema  u16: version of the body's layout
+//! 4   flags   u32: 0
+//! 8   len     u32: bytes of body that follow
+//! 12  crc     u32: CRC-32 of the twelve bytes before and of the body
+//! ```
+//!
+//! Archived types never leave this file.
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use super::{
+    ChunkBytes, Fetch, Found, Later, Message, Receipt, Reject, RejectReason, ReleaseReport, ReleaseState, Report,
+    SignedObject, Want,
+};
+use crate::ids::{BootId, ChunkId, Digest, EmbodimentId, EpisodeId, IdError, KeyId, ReleaseId, SkillVersion};
+use crate::limits::{ASSIGNED_RELEASES_MAX, CHUNK_BYTES_MAX, MANIFEST_BYTES_MAX, MESSAGE_BYTES_MAX};
+
+/// Size of a message's header.
+pub const HEADER_BYTES: usize = 16;
+
+/// Layout of the bodies that this program writes and reads.
+const SCHEMA: u16 = 1;
+
+/// Longest reason of a failed release, in bytes: one line for people.
+const REASON_BYTES_MAX: usize = 512;
+
+macro_rules! message_types {
+    ($($(#[$doc:meta])* $name:ident = $value:literal, $bytes_max:expr;)*) => {
+        /// What a message is.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u16)]
+        pub enum MessageType { $($(#[$doc])* $name = $value,)* }
+
+        impl MessageType {
+            fn from_u16(value: u16) -> Option<Self> {
+                match value { $($value => Some(Self::$name),)* _ => None }
+            }
+
+            /// Most bytes of its body.
+            pub const fn body_bytes_max(self) -> usize {
+                match self { $(Self::$name => $bytes_max,)* }
+            }
+        }
+    };
+}
+
+message_types! {
+    /// How a robot is.
+    Report = 1, MESSAGE_BYTES_MAX;
+    /// A signed assignment.
+    Assign = 2, MESSAGE_BYTES_MAX;
+    /// A signed root.
+    Root = 3, MESSAGE_BYTES_MAX;
+    /// A manifest.
+    Offer = 16, MANIFEST_BYTES_MAX;
+    /// Chunks wanted.
+    Want = 17, MESSAGE_BYTES_MAX;
+    /// Not now.
+    Later = 18, 16;
+    /// Never.
+    Reject = 19, 16;
+    /// A chunk.
+    Chunk = 20, 32 + CHUNK_BYTES_MAX;
+    /// Safe.
+    Durable = 21, 256;
+    /// A blob, please.
+    Fetch = 32, 64;
+    /// Here it is.
+    Found = 33, 64;
+    /// There is none.
+    Missing = 34, 0;
+}
+
+/// A message's header, bounds checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// What it is.
+    pub message_type: MessageType,
+    /// Bytes of body that follow.
+    pub body_bytes: usize,
+    prefix: [u8; 12],
+    crc: u32,
+}
+
+/// Why bytes are not a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// A type that this version does not know.
+    #[error("unknown message type {message_type}")]
+    Type {
+        /// The type found.
+        message_type: u16,
+    },
+    /// A body layout that this version does not know.
+    #[error("message {message_type:?} has schema {schema}; this program knows {SCHEMA}")]
+    Schema {
+        /// Which message.
+        message_type: MessageType,
+        /// The schema found.
+        schema: u16,
+    },
+    /// Flags that this version does not know.
+    #[error("message {message_type:?} has unknown flags")]
+    Flags {
+        /// Which message.
+        message_type: MessageType,
+    },
+    /// Over the bound.
+    #[error("message {message_type:?} has a body of {bytes} bytes; at most {} are allowed", .message_type.body_bytes_max())]
+    TooLarge {
+        /// Which message.
+        message_type: MessageType,
+        /// Its size.
+        bytes: usize,
+    },
+    /// Damaged on the way.
+    #[error("checksum of message {message_type:?} does not match")]
+    Checksum {
+        /// Which message.
+        message_type: MessageType,
+    },
+    /// The body is not what the type says.
+    #[error("body of message {message_type:?} is malformed")]
+    Body {
+        /// Which message.
+        message_type: MessageType,
+    },
+    /// A name inside is not one.
+    #[error("message {message_type:?} holds a bad name")]
+    Name {
+        /// Which message.
+        message_type: MessageType,
+        /// Why.
+        #[source]
+        source: IdError,
+    },
+}
+
+impl Header {
+    /// Reads a header and checks its bounds, before memory is taken for the body.
+    pub fn decode(bytes: [u8; HEADER_BYTES]) -> Result<Self, DecodeError> {
+        let half = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let message_type = MessageType::from_u16(half(0)).ok_or(DecodeError::Type { message_type: half(0) })?;
+        let body_bytes = word(8) as usize;
+        if half(2) != SCHEMA {
+            return Err(DecodeError::Schema { message_type, schema: half(2) });
+        }
+        if word(4) != 0 {
+            return Err(DecodeError::Flags { message_type });
+        }
+        if body_bytes > message_type.body_bytes_max() {
+            return Err(DecodeError::TooLarge { message_type, bytes: body_bytes });
+        }
+        let mut prefix = [0; 12];
+        prefix.copy_from_slice(&bytes[..12]);
+        Ok(Self { message_type, body_bytes, prefix, crc: word(12) })
+    }
+
+    /// Reads the body that belongs to this header.
+    pub fn decode_body(&self, body: Vec<u8>) -> Result<Message, DecodeError> {
+        let message_type = self.message_type;
+        if body.len() != self.body_bytes {
+            return Err(DecodeError::Body { message_type });
+        }
+        if checksum(&self.prefix, &body) != self.crc {
+            return Err(DecodeError::Checksum { message_type });
+        }
+        decode_body(message_type, body)
+    }
+}
+
+fn checksum(prefix: &[u8], body: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(prefix);
+    hasher.update(body);
+    hasher.finalize()
+}
+
+impl Message {
+    /// The message's bytes, header and body.
+    ///
+    /// # Panics
+    /// When the body is over its bound: what we say ourselves is checked where it is made.
+    pub fn encode(&self) -> Vec<u8> {
+        let (message_type, body) = encode_body(self);
+        assert!(
+            body.len() <= message_type.body_bytes_max(),
+            "{message_type:?} of {} bytes is over its bound",
+            body.len()
+        );
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
+        bytes.extend_from_slice(&(message_type as u16).to_le_bytes());
+        bytes.extend_from_slice(&SCHEMA.to_le_bytes());
+        bytes.extend_from_slice(&0_u32.to_le_bytes());
+        bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
+        let crc = checksum(&bytes, &body);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        bytes.extend_from_slice(&body);
+        bytes
+    }
+
+    /// Reads one whole message.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let (header, body) = bytes.split_first_chunk::<HEADER_BYTES>().ok_or(DecodeError::Type { message_type: 0 })?;
+        Header::decode(*header)?.decode_body(body.to_vec())
+    }
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct ReportV1 {
+    agent_version: String,
+    boot: [u8; 16],
+    embodiment: Option<[u8; 32]>,
+    episodes_waiting: u64,
+    spool_bytes: u64,
+    recordings: u64,
+    assignment_sequence: u64,
+    releases: Vec<ReleaseReportV1>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct ReleaseReportV1 {
+    skill: String,
+    version: u32,
+    state: u8,
+    reason: String,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct BytesV1 {
+    bytes: Vec<u8>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct LaterV1 {
+    retry_after_ms: u32,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct RejectV1 {
+    reason: u8,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct DurableV1 {
+    episode: [u8; 32],
+    stored_unix_secs: u64,
+    key: [u8; 16],
+    signature: [u8; 64],
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct FetchV1 {
+    digest: [u8; 32],
+    offset: u64,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct FoundV1 {
+    bytes_total: u64,
+}
+
+/// Archives a small body.
+macro_rules! archive {
+    ($value:expr) => {
+        rkyv::to_bytes::<rkyv::rancor::Error>(&$value).expect("our bodies fit in memory").into_vec()
+    };
+}
+
+/// Validates and reads a small body.
+macro_rules! unarchive {
+    ($type:ty, $message_type:expr, $body:expr) => {
+        rkyv::from_bytes::<$type, rkyv::rancor::Error>($body)
+            .map_err(|_| DecodeError::Body { message_type: $message_type })?
+    };
+}
+
+fn encode_body(message: &Message) -> (MessageType, Vec<u8>) {
+    match message {
+        Message::Report(report) => (MessageType::Report, archive!(report_v1(report))),
+        Message::Assign(object) => (MessageType::Assign, archive!(BytesV1 { bytes: object.envelope.clone() })),
+        Message::Root(object) => (MessageType::Root, archive!(BytesV1 { bytes: object.envelope.clone() })),
+        Message::Offer(manifest) => (MessageType::Offer, manifest.clone()),
+        Message::Want(want) => (MessageType::Want, archive!(BytesV1 { bytes: want.bitmap.clone() })),
+        Message::Later(later) => (MessageType::Later, archive!(LaterV1 { retry_after_ms: later.retry_after_ms })),
+        Message::Reject(reject) => (MessageType::Reject, archive!(RejectV1 { reason: reject_code(reject.reason) })),
+        Message::Chunk(chunk) => {
+            let mut body = Vec::with_capacity(32 + chunk.bytes.len());
+            body.extend_from_slice(chunk.id.as_bytes());
+            body.extend_from_slice(&chunk.bytes);
+            (MessageType::Chunk, body)
+        }
+        Message::Durable(receipt) => {
+            let body = DurableV1 {
+                episode: *receipt.episode.as_bytes(),
+                stored_unix_secs: receipt.stored_unix_secs,
+                key: *receipt.key.as_bytes(),
+                signature: receipt.signature,
+            };
+            (MessageType::Durable, archive!(body))
+        }
+        Message::Fetch(fetch) => {
+            (MessageType::Fetch, archive!(FetchV1 { digest: *fetch.digest.as_bytes(), offset: fetch.offset }))
+        }
+        Message::Found(found) => (MessageType::Found, archive!(FoundV1 { bytes_total: found.bytes_total })),
+        Message::Missing => (MessageType::Missing, Vec::new()),
+    }
+}
+
+fn decode_body(message_type: MessageType, body: Vec<u8>) -> Result<Message, DecodeError> {
+    let malformed = || DecodeError::Body { message_type };
+    Ok(match message_type {
+        MessageType::Report => Message::Report(report(unarchive!(ReportV1, message_type, &body))?),
+        MessageType::Assign => {
+            Message::Assign(SignedObject { envelope: unarchive!(BytesV1, message_type, &body).bytes })
+        }
+        MessageType::Root => Message::Root(SignedObject { envelope: unarchive!(BytesV1, message_type, &body).bytes }),
+        MessageType::Offer => Message::Offer(body),
+        MessageType::Want => Message::Want(Want { bitmap: unarchive!(BytesV1, message_type, &body).bytes }),
+        MessageType::Later => {
+            Message::Later(Later { retry_after_ms: unarchive!(LaterV1, message_type, &body).retry_after_ms })
+        }
+        MessageType::Reject => {
+            let code = unarchive!(RejectV1, message_type, &body).reason;
+            Message::Reject(Reject { reason: reject_reason(code).ok_or_else(malformed)? })
+        }
+        MessageType::Chunk => {
+            let (id, bytes) = body.split_first_chunk::<32>().ok_or_else(malformed)?;
+            Message::Chunk(ChunkBytes { id: ChunkId::from_bytes(*id), bytes: bytes.to_vec() })
+        }
+        MessageType::Durable => {
+            let body = unarchive!(DurableV1, message_type, &body);
+            Message::Durable(Receipt {
+                episode: EpisodeId::from_bytes(body.episode),
+                stored_unix_secs: body.stored_unix_secs,
+                key: KeyId::from_bytes(body.key),
+                signature: body.signature,
+            })
+        }
+        MessageType::Fetch => {
+            let body = unarchive!(FetchV1, message_type, &body);
+            Message::Fetch(Fetch { digest: Digest::from_bytes(body.digest), offset: body.offset })
+        }
+        MessageType::Found => {
+            Message::Found(Found { bytes_total: unarchive!(FoundV1, message_type, &body).bytes_total })
+        }
+        MessageType::Missing => Message::Missing,
+    })
+}
+
+fn report_v1(report: &Report) -> ReportV1 {
+    let releases = report.releases.iter().take(ASSIGNED_RELEASES_MAX).map(|release| ReleaseReportV1 {
+        skill: release.release.skill.as_str().to_owned(),
+        version: release.release.version.0,
+        state: state_code(release.state),
+        reason: release.reason[..release.reason.floor_char_boundary(REASON_BYTES_MAX)].to_owned(),
+    });
+    ReportV1 {
+        agent_version: report.agent_version.clone(),
+        boot: *report.boot.as_bytes(),
+        embodiment: report.embodiment.map(|id| *id.as_bytes()),
+        episodes_waiting: report.episodes_waiting,
+        spool_bytes: report.spool_bytes,
+        recordings: report.recordings,
+        assignment_sequence: report.assignment_sequence,
+        releases: releases.collect(),
+    }
+}
+
+fn report(body: ReportV1) -> Result<Report, DecodeError> {
+    let message_type = MessageType::Report;
+    let malformed = || DecodeError::Body { message_type };
+    if body.releases.len() > ASSIGNED_RELEASES_MAX || body.agent_version.len() > REASON_BYTES_MAX {
+        return Err(malformed());
+    }
+    let mut releases = Vec::with_capacity(body.releases.len());
+    for release in body.releases {
+        let skill = release.skill.parse().map_err(|source| DecodeError::Name { message_type, source })?;
+        if release.reason.len() > REASON_BYTES_MAX {
+            return Err(malformed());
+        }
+        releases.push(ReleaseReport {
+            release: ReleaseId { skill, version: SkillVersion(release.version) },
+            state: state(release.state).ok_or_else(malformed)?,
+            reason: release.reason,
+        });
+    }
+    Ok(Report {
+        agent_version: body.agent_version,
+        boot: BootId::from_bytes(body.boot),
+        embodiment: body.embodiment.map(EmbodimentId::from_bytes),
+        episodes_waiting: body.episodes_waiting,
+        spool_bytes: body.spool_bytes,
+        recordings: body.recordings,
+        assignment_sequence: body.assignment_sequence,
+        releases,
+    })
+}
+
+const STATES: [ReleaseState; 5] =
+    [ReleaseState::Fetching, ReleaseState::Staged, ReleaseState::Active, ReleaseState::Previous, ReleaseState::Failed];
+
+fn state_code(state: ReleaseState) -> u8 {
+    STATES.iter().position(|&known| known == state).expect("every state is listed") as u8
+}
+
+fn state(code: u8) -> Option<ReleaseState> {
+    STATES.get(usize::from(code)).copied()
+}
+
+const REASONS: [RejectReason; 5] = [
+    RejectReason::Malformed,
+    RejectReason::WrongIdentity,
+    RejectReason::Conflict,
+    RejectReason::WrongChunk,
+    RejectReason::TooLarge,
+];
+
+fn reject_code(reason: RejectReason) -> u8 {
+    REASONS.iter().position(|&known| known == reason).expect("every reason is listed") as u8
+}
+
+fn reject_reason(code: u8) -> Option<RejectReason> {
+    REASONS.get(usize::from(code)).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn report() -> Report {
+        Report {
+            agent_version: "0.1.0".into(),
+            boot: BootId::from_bytes([3; 16]),
+            embodiment: Some(EmbodimentId::from_bytes([4; 32])),
+            episodes_waiting: 5,
+            spool_bytes: 6,
+            recordings: 7,
+            assignment_sequence: 8,
+            releases: vec![ReleaseReport {
+                release: "push@2".parse().unwrap(),
+                state: ReleaseState::Failed,
+                reason: "golden vectors differ".into(),
+            }],
+        }
+    }
+
+    fn messages() -> Vec<Message> {
+        vec![
+            Message::Report(report()),
+            Message::Assign(SignedObject { envelope: b"{}".to_vec() }),
+            Message::Root(SignedObject { envelope: b"{}".to_vec() }),
+            Message::Offer(vec![1, 2, 3]),
+            Message::Want(Want { bitmap: vec![5] }),
+            Message::Later(Later { retry_after_ms: 258 }),
+            Message::Reject(Reject { reason: RejectReason::Conflict }),
+            Message::Chunk(ChunkBytes { id: ChunkId::of(b"c"), bytes: b"c".to_vec() }),
+            Message::Durable(Receipt {
+                episode: EpisodeId::of(b"e"),
+                stored_unix_secs: 9,
+                key: KeyId::from_bytes([1; 16]),
+                signature: [2; 64],
+            }),
+            Message::Fetch(Fetch { digest: Digest::of(b"d"), offset: 10 }),
+            Message::Found(Found { bytes_total: 11 }),
+            Message::Missing,
+        ]
+    }
+
+    #[test]
+    fn every_message_survives_its_encoding() {
+        for message in messages() {
+            assert_eq!(Message::decode(&message.encode()), Ok(message));
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_every_message_are_frozen() {
+        let digests: Vec<String> =
+            messages().iter().map(|message| Digest::of(&message.encode()).to_string()[..16].to_owned()).collect();
+        assert_eq!(digests, FROZEN);
+    }
+
+    const FROZEN: [&str; 12] = [
+        "8eca54cb16420adc",
+        "42ee7a76a9166f71",
+        "8ffe19abb39ab40f",
+        "d3517df9c5af3a6a",
+        "0e62374d701f2783",
+        "13aaffe405d2c0b4",
+        "6c18def1497f1024",
+        "99b2cd768506ec55",
+        "c3d1c711f3786792",
+        "11fa7a9163681bb1",
+        "63cbf9b63e690f81",
+        "e1f0880ffbdeaa1b",
+    ];
+
+    #[test]
+    fn small_messages_are_frozen_byte_by_byte() {
+        let later = Message::Later(Later { retry_after_ms: 258 }).encode();
+        assert_eq!(later[..12], [18, 0, 1, 0, 0, 0, 0, 0, 4, 0, 0, 0]);
+        assert_eq!(later[16..], [2, 1, 0, 0]);
+        let found = Message::Found(Found { bytes_total: 11 }).encode();
+        assert_eq!(found[..12], [33, 0, 1, 0, 0, 0, 0, 0, 8, 0, 0, 0]);
+        assert_eq!(found[16..], [11, 0, 0, 0, 0, 0, 0, 0]);
+        let missing = Message::Missing.encode();
+        assert_eq!(missing[..12], [34, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let offer = Message::Offer(vec![7]).encode();
+        assert_eq!((offer[..12].to_vec(), offer[16]), (vec![16, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0], 7));
+    }
+
+    #[test]
+    fn any_flipped_bit_is_noticed() {
+        for message in messages() {
+            let bytes = message.encode();
+            for bit in 0..bytes.len() * 8 {
+                let mut flipped = bytes.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                assert!(Message::decode(&flipped).is_err(), "{message:?}, bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn bounds_are_checked_before_the_body() {
+        let mut header = [0; HEADER_BYTES];
+        header[..4].copy_from_slice(&[20, 0, 1, 0]);
+        header[8..12].copy_from_slice(&(CHUNK_BYTES_MAX as u32 + 33).to_le_bytes());
+        assert!(matches!(Header::decode(header), Err(DecodeError::TooLarge { .. })));
+    }
+
+    /// A message whose body was replaced, with a checksum that fits: only validation stands in the way.
+    fn forged(message_type: MessageType, body: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend_from_slice(&(message_type as u16).to_le_bytes());
+        bytes.extend_from_slice(&SCHEMA.to_le_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
+        let crc = checksum(&bytes, body);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        bytes.extend_from_slice(body);
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _message = Message::decode(&bytes);
+        }
+
+        #[test]
+        fn forged_bodies_never_panic(which in 0..12_usize, body in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let (message_type, _) = encode_body(&messages()[which]);
+            let _message = Message::decode(&forged(message_type, &body));
+        }
+
+        #[test]
+        fn mutated_bodies_never_panic(which in 0..12_usize, at: prop::sample::Index, value: u8) {
+            let (message_type, mut body) = encode_body(&messages()[which]);
+            if !body.is_empty() {
+                let at = at.index(body.len());
+                body[at] = value;
+            }
+            let _message = Message::decode(&forged(message_type, &body));
+        }
+    }
+}

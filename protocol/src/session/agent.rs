@@ -1,0 +1,367 @@
+//! The robot's side: which episode is offered when, and when its copy may be freed.
+//!
+//! Pure. The shell opens a stream for each [`AgentOrder::Offer`], sends what is asked for and feeds back the
+//! replies. The robot's copy is freed on a valid receipt and on nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use super::UploadReply;
+use crate::TenantId;
+use crate::dsse::PublicKey;
+use crate::ids::EpisodeId;
+use crate::limits::UPLOADS_IN_FLIGHT_MAX;
+use crate::message::{PRIORITY_BULK, PRIORITY_LABELLED, Receipt, RejectReason, Want};
+
+/// Longest wait that a hub's LATER can impose: beyond it, a confused hub would silence a robot.
+const LATER_MAX: Duration = Duration::from_secs(300);
+
+/// Shortest wait after a stream that broke without the connection breaking.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How urgent an episode is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum UploadClass {
+    /// Its outcome is known: learning waits for it.
+    Labelled,
+    /// Everything else.
+    Bulk,
+}
+
+impl UploadClass {
+    /// Priority of its stream.
+    pub fn priority(self) -> i32 {
+        match self {
+            Self::Labelled => PRIORITY_LABELLED,
+            Self::Bulk => PRIORITY_BULK,
+        }
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AgentEvent {
+    /// The hub answers.
+    Connected,
+    /// It does no longer; every stream is gone.
+    Disconnected,
+    /// An episode is sealed on disk and waits for upload.
+    Sealed {
+        /// Which.
+        episode: EpisodeId,
+        /// How urgent.
+        class: UploadClass,
+        /// The robot's count of recordings, for the order inside a class.
+        ordinal: u64,
+    },
+    /// The hub answered on an upload stream.
+    Replied {
+        /// Which episode.
+        episode: EpisodeId,
+        /// What.
+        reply: UploadReply,
+    },
+    /// An upload stream broke, or its episode could not be read.
+    Broken {
+        /// Which episode.
+        episode: EpisodeId,
+    },
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AgentOrder {
+    /// Open a stream and offer the manifest.
+    Offer {
+        /// Which episode.
+        episode: EpisodeId,
+        /// Priority of the stream.
+        priority: i32,
+    },
+    /// Send the wanted chunks on the episode's stream.
+    Send {
+        /// Which episode.
+        episode: EpisodeId,
+        /// Which chunks.
+        want: Want,
+    },
+    /// Close the episode's stream; it is offered again later.
+    Close {
+        /// Which episode.
+        episode: EpisodeId,
+    },
+    /// Store the receipt, then free the episode's copy.
+    Free {
+        /// Which episode.
+        episode: EpisodeId,
+        /// The hub's word.
+        receipt: Receipt,
+    },
+    /// Keep the episode aside and tell the operator: the hub will never take it.
+    Quarantine {
+        /// Which episode.
+        episode: EpisodeId,
+        /// The hub's reason.
+        reason: RejectReason,
+    },
+}
+
+/// Where an episode stands among those that wait: urgent ones first, then the oldest.
+type Place = (UploadClass, u64, EpisodeId);
+
+/// The robot's upload decisions.
+#[derive(Debug)]
+pub struct AgentSession {
+    tenant: TenantId,
+    receipt_keys: Vec<PublicKey>,
+    connected: bool,
+    not_before: Option<Instant>,
+    waiting: BTreeSet<Place>,
+    open: BTreeMap<EpisodeId, Place>,
+    orders: Vec<AgentOrder>,
+}
+
+impl AgentSession {
+    /// A session of `tenant` that trusts receipts of `receipt_keys` (the root's assigners).
+    pub fn new(tenant: TenantId, receipt_keys: Vec<PublicKey>) -> Self {
+        Self {
+            tenant,
+            receipt_keys,
+            connected: false,
+            not_before: None,
+            waiting: BTreeSet::new(),
+            open: BTreeMap::new(),
+            orders: Vec::new(),
+        }
+    }
+
+    /// Trusts receipts of other keys from now on, after the root has changed.
+    pub fn trust(&mut self, receipt_keys: Vec<PublicKey>) {
+        self.receipt_keys = receipt_keys;
+    }
+
+    /// Episodes that are not durable yet.
+    pub fn pending(&self) -> usize {
+        self.waiting.len() + self.open.len()
+    }
+
+    /// Takes an event and returns what to do, in order.
+    #[must_use]
+    pub fn handle(&mut self, event: AgentEvent, now: Instant) -> Vec<AgentOrder> {
+        match event {
+            AgentEvent::Connected => self.connected = true,
+            AgentEvent::Disconnected => {
+                self.connected = false;
+                self.waiting.extend(std::mem::take(&mut self.open).into_values());
+            }
+            AgentEvent::Sealed { episode, class, ordinal } => {
+                if !self.open.contains_key(&episode) {
+                    self.waiting.insert((class, ordinal, episode));
+                }
+            }
+            AgentEvent::Replied { episode, reply } => self.replied(episode, reply, now),
+            AgentEvent::Broken { episode } => self.put_back(episode, now + RETRY_AFTER),
+        }
+        self.offer_next(now);
+        std::mem::take(&mut self.orders)
+    }
+
+    /// Takes the time alone: call it at [`AgentSession::wake_at`].
+    #[must_use]
+    pub fn handle_timeout(&mut self, now: Instant) -> Vec<AgentOrder> {
+        self.offer_next(now);
+        std::mem::take(&mut self.orders)
+    }
+
+    /// When the session wants to be called though nothing happens.
+    pub fn wake_at(&self) -> Option<Instant> {
+        let room = self.open.len() < UPLOADS_IN_FLIGHT_MAX;
+        if self.connected && room && !self.waiting.is_empty() { self.not_before } else { None }
+    }
+
+    fn replied(&mut self, episode: EpisodeId, reply: UploadReply, now: Instant) {
+        // A reply on a stream that was given up says nothing about the offer that followed.
+        if !self.open.contains_key(&episode) {
+            return;
+        }
+        match reply {
+            UploadReply::Want(want) => self.orders.push(AgentOrder::Send { episode, want }),
+            UploadReply::Later(later) => {
+                let wait = Duration::from_millis(u64::from(later.retry_after_ms)).min(LATER_MAX);
+                self.put_back(episode, now + wait);
+            }
+            UploadReply::Reject(reject) => {
+                self.open.remove(&episode);
+                self.orders.push(AgentOrder::Quarantine { episode, reason: reject.reason });
+            }
+            UploadReply::Durable(receipt) => {
+                if receipt.episode == episode && receipt.verify(&self.tenant, &self.receipt_keys) {
+                    self.open.remove(&episode);
+                    self.orders.push(AgentOrder::Free { episode, receipt });
+                } else {
+                    self.put_back(episode, now + LATER_MAX);
+                }
+            }
+        }
+    }
+
+    fn put_back(&mut self, episode: EpisodeId, not_before: Instant) {
+        if let Some(place) = self.open.remove(&episode) {
+            self.waiting.insert(place);
+            self.not_before = Some(self.not_before.map_or(not_before, |other| other.max(not_before)));
+            self.orders.push(AgentOrder::Close { episode });
+        }
+    }
+
+    fn offer_next(&mut self, now: Instant) {
+        if !self.connected || self.not_before.is_some_and(|not_before| now < not_before) {
+            return;
+        }
+        self.not_before = None;
+        while self.open.len() < UPLOADS_IN_FLIGHT_MAX {
+            let Some(place) = self.waiting.pop_first() else { break };
+            let (class, _, episode) = place;
+            self.open.insert(episode, place);
+            self.orders.push(AgentOrder::Offer { episode, priority: class.priority() });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dsse::SigningKey;
+    use crate::message::{Later, Reject};
+
+    struct Robot {
+        session: AgentSession,
+        now: Instant,
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an Instant can only be had from the clock; tests move it themselves"
+    )]
+    fn robot() -> Robot {
+        let session = AgentSession::new("acme".parse().unwrap(), vec![hub_key().public()]);
+        Robot { session, now: Instant::now() }
+    }
+
+    fn hub_key() -> SigningKey {
+        SigningKey::from_seed(&[1; 32])
+    }
+
+    fn episode(n: u64) -> EpisodeId {
+        EpisodeId::of(&n.to_le_bytes())
+    }
+
+    impl Robot {
+        fn tell(&mut self, event: AgentEvent) -> Vec<AgentOrder> {
+            self.session.handle(event, self.now)
+        }
+
+        fn seal(&mut self, n: u64, class: UploadClass) -> Vec<AgentOrder> {
+            self.tell(AgentEvent::Sealed { episode: episode(n), class, ordinal: n })
+        }
+
+        fn reply(&mut self, n: u64, reply: UploadReply) -> Vec<AgentOrder> {
+            self.tell(AgentEvent::Replied { episode: episode(n), reply })
+        }
+
+        fn wait(&mut self, wait: Duration) -> Vec<AgentOrder> {
+            self.now += wait;
+            self.session.handle_timeout(self.now)
+        }
+    }
+
+    fn offered(orders: &[AgentOrder]) -> Vec<EpisodeId> {
+        orders
+            .iter()
+            .filter_map(|order| if let AgentOrder::Offer { episode, .. } = order { Some(*episode) } else { None })
+            .collect()
+    }
+
+    fn durable(n: u64) -> UploadReply {
+        UploadReply::Durable(Receipt::sign(&"acme".parse().unwrap(), episode(n), 1, &hub_key()))
+    }
+
+    #[test]
+    fn nothing_is_offered_before_the_hub_answers_then_urgent_and_old_episodes_first() {
+        let mut robot = robot();
+        assert!(robot.seal(3, UploadClass::Bulk).is_empty());
+        assert!(robot.seal(5, UploadClass::Labelled).is_empty());
+        assert!(robot.seal(4, UploadClass::Labelled).is_empty());
+        let orders = robot.tell(AgentEvent::Connected);
+        assert_eq!(offered(&orders), [episode(4), episode(5), episode(3)]);
+    }
+
+    #[test]
+    fn only_a_valid_receipt_frees_an_episode() {
+        let mut robot = robot();
+        let _orders = robot.tell(AgentEvent::Connected);
+        let _orders = robot.seal(1, UploadClass::Bulk);
+        let forged = Receipt::sign(&"acme".parse().unwrap(), episode(1), 1, &SigningKey::from_seed(&[9; 32]));
+        assert_eq!(
+            robot.reply(1, UploadReply::Durable(forged)),
+            [AgentOrder::Close { episode: episode(1) }],
+            "a receipt of a stranger"
+        );
+        assert_eq!(offered(&robot.wait(LATER_MAX)), [episode(1)]);
+        let other = Receipt::sign(&"acme".parse().unwrap(), episode(2), 1, &hub_key());
+        assert_eq!(
+            robot.reply(1, UploadReply::Durable(other)),
+            [AgentOrder::Close { episode: episode(1) }],
+            "a receipt for another episode"
+        );
+        assert_eq!(offered(&robot.wait(LATER_MAX)), [episode(1)]);
+        assert!(matches!(robot.reply(1, durable(1))[..], [AgentOrder::Free { .. }]));
+        assert_eq!(robot.session.pending(), 0);
+    }
+
+    #[test]
+    fn a_reconnect_starts_again_at_the_offer() {
+        let mut robot = robot();
+        let _orders = robot.tell(AgentEvent::Connected);
+        let _orders = robot.seal(1, UploadClass::Bulk);
+        let want = Want { bitmap: vec![1] };
+        assert_eq!(robot.reply(1, UploadReply::Want(want.clone())), [AgentOrder::Send { episode: episode(1), want }]);
+        assert!(robot.tell(AgentEvent::Disconnected).is_empty());
+        assert!(robot.reply(1, durable(1)).is_empty(), "a reply of the old connection");
+        assert_eq!(offered(&robot.tell(AgentEvent::Connected)), [episode(1)]);
+    }
+
+    #[test]
+    fn later_holds_back_every_offer_until_its_time() {
+        let mut robot = robot();
+        let _orders = robot.tell(AgentEvent::Connected);
+        let _orders = robot.seal(1, UploadClass::Bulk);
+        let later = UploadReply::Later(Later { retry_after_ms: 500 });
+        assert_eq!(robot.reply(1, later), [AgentOrder::Close { episode: episode(1) }]);
+        assert!(robot.seal(2, UploadClass::Labelled).is_empty());
+        assert_eq!(robot.session.wake_at(), Some(robot.now + Duration::from_millis(500)));
+        assert!(robot.wait(Duration::from_millis(499)).is_empty());
+        assert_eq!(offered(&robot.wait(Duration::from_millis(1))), [episode(2), episode(1)]);
+    }
+
+    #[test]
+    fn uploads_in_flight_are_bounded_and_each_end_lets_the_next_begin() {
+        let mut robot = robot();
+        let _orders = robot.tell(AgentEvent::Connected);
+        for n in 0..10 {
+            let _orders = robot.seal(n, UploadClass::Bulk);
+        }
+        assert_eq!(robot.session.open.len(), UPLOADS_IN_FLIGHT_MAX);
+        assert_eq!(offered(&robot.reply(0, durable(0))), [episode(UPLOADS_IN_FLIGHT_MAX as u64)]);
+    }
+
+    #[test]
+    fn a_rejected_episode_is_kept_aside() {
+        let mut robot = robot();
+        let _orders = robot.tell(AgentEvent::Connected);
+        let _orders = robot.seal(1, UploadClass::Bulk);
+        let reject = UploadReply::Reject(Reject { reason: RejectReason::Conflict });
+        let expected = AgentOrder::Quarantine { episode: episode(1), reason: RejectReason::Conflict };
+        assert_eq!(robot.reply(1, reject), [expected]);
+        assert!(robot.wait(LATER_MAX).is_empty());
+    }
+}
