@@ -1,1 +1,1 @@
-//! Placeholder.
+//! Tests above all packages: the house rules, and the loop with real processes. The library is empty.

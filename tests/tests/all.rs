@@ -1,0 +1,4 @@
+//! The one integration-test binary, so that linking happens once.
+
+#[path = "all/tidy.rs"]
+mod tidy;
