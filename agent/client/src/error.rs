@@ -122,7 +122,7 @@ pub enum CallError {
         #[source]
         first: Refusal,
         /// The episode, where this answers the end of the recording.
-        ended: Option<Ended>,
+        ended: Option<Box<Ended>>,
     },
     /// The embodiment contradicts itself.
     #[error("the recording's embodiment cannot be used")]

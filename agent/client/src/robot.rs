@@ -13,7 +13,7 @@ use zunft_protocol::embodiment::{Dtype, Embodiment};
 use zunft_protocol::episode::{EpisodeEnd, Outcome};
 use zunft_protocol::ids::{Digest, ReleaseId, SkillName, TaskName};
 use zunft_protocol::local::{
-    self, Begin, Begun, End, Ended, ErrorBody, Event, FrameType, GREETING_BYTES, GREETING_MAGIC, Progress,
+    self, Begin, Begun, End, Ended, ErrorBody, Event, FrameType, GREETING_BYTES, GREETING_MAGIC, Header, Progress,
 };
 
 use crate::clock;
@@ -86,10 +86,12 @@ impl Robot {
         let path = socket.as_ref();
         let stream = UnixStream::connect(path).map_err(|source| {
             let path = path.to_owned();
-            match source.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ConnectError::NoAgent { path, source },
-                io::ErrorKind::PermissionDenied => ConnectError::Denied { path, source },
-                _ => ConnectError::Io { path, source },
+            if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) {
+                ConnectError::NoAgent { path, source }
+            } else if source.kind() == io::ErrorKind::PermissionDenied {
+                ConnectError::Denied { path, source }
+            } else {
+                ConnectError::Io { path, source }
             }
         })?;
         Self::greet(stream, path)
@@ -282,29 +284,27 @@ impl Robot {
 
     /// Takes in a frame that answers no call that is waiting.
     fn note(&mut self, call: &'static str, frame: Frame) -> Result<(), CallError> {
-        let request = frame.header.request;
-        match frame.header.frame_type {
-            FrameType::Event => self.note_event(&frame.body),
-            FrameType::Error => {
-                let ErrorBody { code, message } = read_json("ERROR", &frame.body)?;
-                if code == "bad-frame" {
-                    self.connection.fail();
-                    return Err(CallError::Refused { call, code, message });
-                }
-                if request & STEP_REQUEST != 0 {
-                    self.refused += 1;
-                    if self.refusals.len() < REFUSALS_MAX {
-                        self.refusals.push(Refusal { step: u64::from(request & !STEP_REQUEST), code, message });
-                    }
-                }
-            }
-            // The answer to a call that gave up waiting.
-            _ if request != self.call_request && request & STEP_REQUEST == 0 => {}
-            found => {
+        let Header { frame_type, request, .. } = frame.header;
+        let of_a_step = request & STEP_REQUEST != 0;
+        if frame_type == FrameType::Event {
+            self.note_event(&frame.body);
+        } else if frame_type == FrameType::Error {
+            let ErrorBody { code, message } = read_json("ERROR", &frame.body)?;
+            if code == "bad-frame" {
                 self.connection.fail();
-                return Err(CallError::Unexpected { call, found: format!("{found:?}") });
+                return Err(CallError::Refused { call, code, message });
             }
+            if of_a_step {
+                self.refused += 1;
+                if self.refusals.len() < REFUSALS_MAX {
+                    self.refusals.push(Refusal { step: u64::from(request & !STEP_REQUEST), code, message });
+                }
+            }
+        } else if of_a_step || request == self.call_request {
+            self.connection.fail();
+            return Err(CallError::Unexpected { call, found: format!("{frame_type:?}") });
         }
+        // What remains is the answer to a call that gave up waiting.
         Ok(())
     }
 
@@ -353,7 +353,7 @@ impl Robot {
         let count = self.refused;
         let first = self.refusals.drain(..).next();
         self.refused = 0;
-        first.map_or(Ok(()), |first| Err(CallError::StepsRefused { count, first, ended: ended.cloned() }))
+        first.map_or(Ok(()), |first| Err(CallError::StepsRefused { count, first, ended: ended.cloned().map(Box::new) }))
     }
 }
 
