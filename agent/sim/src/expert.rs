@@ -34,17 +34,17 @@ pub fn act(task: Task, observation: &Observation) -> Action {
     })
 }
 
-/// Bumps for a demonstration: small random velocities on top of what the expert commands.
+/// Bumps for a demonstration: small random additions to what the expert commands.
 ///
-/// A demonstration that never strays shows no way back. So the cell is bumped while the expert demonstrates
+/// A demonstration that never strays shows no way back. So the drives are bumped while the expert demonstrates
 /// ([`crate::Cell::step_disturbed`]); what is recorded is what the expert commands on seeing where it was bumped to,
 /// never the bump itself. The bumps are a function of the seed.
 #[derive(Debug, Clone)]
 pub struct Bumps {
     randomness: Randomness,
-    strength: f32,
+    strength: Action,
     steps_left: u32,
-    bump: [f32; 3],
+    bump: Action,
 }
 
 impl Bumps {
@@ -52,18 +52,19 @@ impl Bumps {
     #[must_use]
     pub fn new(task: Task, seed: u64) -> Self {
         let strength = match task {
-            Task::Push | Task::PickPlace => 0.05,
-            Task::WeldSeam => 0.012,
+            Task::Push => [0.06, 0.06, 0.03, 0.0],
+            Task::PickPlace => [0.06, 0.06, 0.06, 0.3],
+            Task::WeldSeam => [0.020, 0.020, 0.020, 0.0],
         };
         let stream = Stream { purpose: BUMP_PURPOSE, robot: 0, index: 0 };
-        Self { randomness: Randomness::new(seed, stream), strength, steps_left: 0, bump: [0.0; 3] }
+        Self { randomness: Randomness::new(seed, stream), strength, steps_left: 0, bump: [0.0; 4] }
     }
 
-    /// The bump of the next control step, metres a second.
-    pub fn next_bump(&mut self) -> [f32; 3] {
+    /// The bump of the next control step, in the units of an action.
+    pub fn next_bump(&mut self) -> Action {
         if self.steps_left == 0 {
             self.steps_left = BUMP_STEPS;
-            self.bump = std::array::from_fn(|_| self.randomness.within(self.strength));
+            self.bump = self.strength.map(|strength| self.randomness.within(strength));
         }
         self.steps_left -= 1;
         self.bump

@@ -82,6 +82,8 @@ pub struct Start {
     pub scene: Scene,
     /// Where the tool centre point is, metres.
     pub gripper: [f32; 3],
+    /// How far the gripper is open, as a fraction.
+    pub opening: f32,
     /// The direction in which the work lies, in parts of [`BEARINGS`] of a turn.
     pub bearing: u32,
     /// Seeds the sensor noise of the episode.
@@ -150,12 +152,14 @@ impl Range {
         let bearing = first + (randomness.unit() * (end - first) as f32) as u32;
         let radians = bearing as f32 * (TAU / BEARINGS as f32);
         let noise_seed = randomness.word();
+        // Pushing and welding begin with the tool ready: the fingers closed to one rod.
+        let opening = if self.task == Task::PickPlace { randomness.unit() } else { 0.0 };
         let (scene, gripper) = match self.task {
             Task::Push => push(radians, &mut randomness),
             Task::PickPlace => pick_place(radians, &mut randomness),
             Task::WeldSeam => weld_seam(radians, &mut randomness),
         };
-        Start { scene, gripper, bearing, noise_seed }
+        Start { scene, gripper, opening, bearing, noise_seed }
     }
 
     /// The least bearing that [`Self::contains`] counts to `sector`.
@@ -185,9 +189,10 @@ pub enum RangeError {
     },
 }
 
-/// The goal lies at the bearing from the puck; the gripper hovers anywhere near the puck.
+/// The goal lies at the bearing from the puck; the gripper starts behind the puck and somewhat beside the line.
 fn push(bearing: f32, randomness: &mut Randomness) -> (Scene, [f32; 3]) {
     let ahead = direction(bearing);
+    let side = direction(bearing + TAU / 4.0);
     let distance = randomness.between(0.09, 0.16);
     let middle = [randomness.within(0.03), randomness.within(0.03)];
     let position = along(middle, ahead, -0.5 * distance);
@@ -195,14 +200,15 @@ fn push(bearing: f32, randomness: &mut Randomness) -> (Scene, [f32; 3]) {
         position,
         radius: randomness.between(0.030, 0.036),
         mass: randomness.between(0.15, 0.30),
-        friction: randomness.between(0.3, 0.5),
+        friction: randomness.between(0.2, 0.3),
         goal: along(middle, ahead, 0.5 * distance),
     };
-    let gripper = [
-        position[0] + randomness.within(0.08),
-        position[1] + randomness.within(0.08),
-        randomness.between(0.09, 0.12),
-    ];
+    let hand = along(
+        along(position, ahead, -workpiece.radius - randomness.between(0.03, 0.05)),
+        side,
+        randomness.within(0.03),
+    );
+    let gripper = [hand[0], hand[1], randomness.between(0.03, 0.05)];
     (Scene::Push(workpiece), gripper)
 }
 
@@ -218,7 +224,7 @@ fn pick_place(bearing: f32, randomness: &mut Randomness) -> (Scene, [f32; 3]) {
         position,
         radius: randomness.between(0.020, 0.026),
         mass: randomness.between(0.08, 0.16),
-        friction: randomness.between(0.4, 0.6),
+        friction: randomness.between(0.5, 0.7),
         goal: along(along(position, ahead, carry), side, randomness.within(0.04)),
     };
     let hand = along(along(position, ahead, -reach), side, randomness.within(0.03));
@@ -242,11 +248,11 @@ fn weld_seam(bearing: f32, randomness: &mut Randomness) -> (Scene, [f32; 3]) {
         rise: randomness.within(0.02),
     };
     let behind = along(
-        along(origin, ahead, -randomness.between(0.005, 0.02)),
+        along(origin, ahead, -randomness.between(0.005, 0.015)),
         side,
-        randomness.within(0.012),
+        randomness.within(0.005),
     );
-    let gripper = [behind[0], behind[1], shape.origin[2] + randomness.between(0.002, 0.015)];
+    let gripper = [behind[0], behind[1], shape.origin[2] + randomness.within(0.005)];
     (Scene::WeldSeam(shape), gripper)
 }
 

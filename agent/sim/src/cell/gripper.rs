@@ -6,16 +6,22 @@
 
 use rapier3d::prelude::{
     ColliderBuilder, ColliderHandle, CoefficientCombineRule, ImpulseJointHandle, JointAxis, MotorModel, PhysicsWorld,
-    PrismaticJointBuilder, RigidBodyBuilder, RigidBodyHandle, Vector,
+    Group, InteractionGroups, InteractionTestMode, PrismaticJointBuilder, RigidBodyBuilder, RigidBodyHandle, Vector,
 };
 
-use crate::observation::OPENING_MAX;
+use crate::{angle::direction, observation::OPENING_MAX};
 
 /// Highest acceleration of the palm, metres a second squared.
 const ACCELERATION_MAX: f32 = 4.0;
 
-/// Half the size of a finger: wide across the grip so that a round object does not slip past, and tall.
-const FINGER_HALF: [f32; 3] = [0.016, 0.006, 0.030];
+/// Radius of the round back of a finger, metres: the closed fingers are a round rod that pushes alike in every direction.
+const FINGER_RADIUS: f32 = 0.014;
+
+/// Half the height of a finger, metres.
+const FINGER_HALF_HEIGHT: f32 = 0.030;
+
+/// Straight pieces of a finger's round back: so many that it is round within a quarter of a millimetre.
+const FINGER_FACETS: u16 = 10;
 
 /// Height of a finger's centre above the tool centre point: the fingers reach 12 mm below it.
 const FINGER_ABOVE: f32 = 0.018;
@@ -27,21 +33,24 @@ const WORKSPACE: [(f32, f32); 3] = [(-0.30, 0.30), (-0.30, 0.30), (0.015, 0.25)]
 const FINGER_MASS: f32 = 0.08;
 
 /// Stiffness of a finger's drive, newtons a metre: it also centres what is gripped against the palm's jerks.
-const STIFFNESS: f32 = 400.0;
+const STIFFNESS: f32 = 300.0;
 
 /// Damping of a finger's drive, newton seconds a metre: about critical for a finger alone.
-const DAMPING: f32 = 12.0;
+const DAMPING: f32 = 10.0;
 
 /// Most force of one finger, newtons.
 const FORCE_MAX: f32 = 20.0;
 
-/// How far the spring's rest point goes past the middle when closed: 8 N on nothing, 18 N on a 5 cm object.
-const SQUEEZE: f32 = 0.02;
+/// How far the spring's rest point goes past the middle when closed: 5 N on nothing, 12 N on a 5 cm object.
+const SQUEEZE: f32 = 0.015;
 
 /// How fast the rest point moves, metres a second.
 const FINGER_SPEED: f32 = 0.2;
 
-/// Friction of the finger pads.
+/// The collision group of the fingers, which stop each other by their slides and not by touching.
+const FINGERS: Group = Group::GROUP_1;
+
+/// Friction of the finger pads, as a factor on the friction of what they touch.
 const PAD_FRICTION: f32 = 1.0;
 
 /// Which body is the palm and which are the fingers.
@@ -61,11 +70,11 @@ struct Finger {
 }
 
 impl Gripper {
-    /// Puts an open gripper into `world`, its tool centre point at `position`.
-    pub(super) fn new(world: &mut PhysicsWorld, position: [f32; 3]) -> Self {
+    /// Puts a gripper into `world`: its tool centre point at `position`, open to the fraction `opening`.
+    pub(super) fn new(world: &mut PhysicsWorld, position: [f32; 3], opening: f32) -> Self {
         let palm = RigidBodyBuilder::kinematic_velocity_based().translation(vector(position));
         let palm = world.insert_body(palm);
-        let rest = 0.5 * OPENING_MAX;
+        let rest = 0.5 * OPENING_MAX * opening;
         let fingers = [1.0, -1.0].map(|side| Finger::new(world, palm, position, side, rest));
         Self { palm, fingers, velocity: [0.0; 3], rest }
     }
@@ -107,7 +116,7 @@ impl Gripper {
     pub(super) fn opening(&self, world: &PhysicsWorld) -> f32 {
         let [left, right] = &self.fingers;
         let apart = world.bodies[left.body].translation().y - world.bodies[right.body].translation().y;
-        (apart - 2.0 * FINGER_HALF[1]).max(0.0)
+        apart.max(0.0)
     }
 
     /// Whether a finger bears on `collider`.
@@ -122,14 +131,15 @@ impl Gripper {
 
 impl Finger {
     fn new(world: &mut PhysicsWorld, palm: RigidBodyHandle, position: [f32; 3], side: f32, rest: f32) -> Self {
-        let from_palm = Vector::new(0.0, side * FINGER_HALF[1], FINGER_ABOVE);
+        let from_palm = Vector::new(0.0, 0.0, FINGER_ABOVE);
         let at = vector(position) + from_palm + Vector::new(0.0, side * rest, 0.0);
         let body = RigidBodyBuilder::dynamic().translation(at).gravity_scale(0.0).can_sleep(false);
-        let [x, y, z] = FINGER_HALF;
-        let shape = ColliderBuilder::cuboid(x, y, z)
+        let shape = ColliderBuilder::convex_hull(&finger_corners(side))
+            .expect("a half disc's corners span a body")
             .mass(FINGER_MASS)
             .friction(PAD_FRICTION)
-            .friction_combine_rule(CoefficientCombineRule::Max);
+            .friction_combine_rule(CoefficientCombineRule::Multiply)
+            .collision_groups(InteractionGroups::new(FINGERS, !FINGERS, InteractionTestMode::And));
         let (body, collider) = world.insert(body, shape);
         let slide = PrismaticJointBuilder::new(Vector::new(0.0, side, 0.0))
             .local_anchor1(from_palm)
@@ -147,6 +157,17 @@ impl Finger {
             joint.data.set_motor_position(JointAxis::LinX, rest, STIFFNESS, DAMPING);
         }
     }
+}
+
+/// The corners of an upright half disc: flat towards the other finger, round behind.
+fn finger_corners(side: f32) -> Vec<Vector> {
+    (0..=FINGER_FACETS)
+        .flat_map(|facet| {
+            let [x, y] = direction(std::f32::consts::PI * f32::from(facet) / f32::from(FINGER_FACETS));
+            [-FINGER_HALF_HEIGHT, FINGER_HALF_HEIGHT]
+                .map(|z| Vector::new(FINGER_RADIUS * x, side * FINGER_RADIUS * y, z))
+        })
+        .collect()
 }
 
 fn vector(numbers: [f32; 3]) -> Vector {

@@ -7,10 +7,10 @@ use std::fmt;
 use crate::{observation::CONTROL_HZ, seam::Seam, task::Task, vector::{length, minus}};
 
 /// How near its goal a pushed puck must come, metres.
-const PUSH_TOLERANCE: f32 = 0.02;
+const PUSH_TOLERANCE: f32 = 0.025;
 
 /// How near its goal a carried object must lie, metres.
-const PLACE_TOLERANCE: f32 = 0.02;
+const PLACE_TOLERANCE: f32 = 0.025;
 
 /// Below this speed an object counts as lying still, metres a second.
 const STILL_SPEED: f32 = 0.03;
@@ -25,10 +25,10 @@ const LOST_DISTANCE: f32 = 0.40;
 pub(crate) const WELD_SPEED: f32 = 0.08;
 
 /// Largest deviation from the welding speed, as a part of it.
-const WELD_SPEED_ERROR: f32 = 0.3;
+const WELD_SPEED_ERROR: f32 = 0.35;
 
 /// Largest distance of the torch from the seam, metres.
-const WELD_PATH_ERROR: f32 = 0.004;
+const WELD_PATH_ERROR: f32 = 0.005;
 
 /// The part of a seam that may be out of bounds.
 const WELD_BAD_PART: f32 = 0.05;
@@ -101,7 +101,6 @@ pub(super) struct Judge {
     steps: u32,
     distance_start: f32,
     distance: f32,
-    lit: bool,
     bad_length: f32,
     bad_length_max: f32,
 }
@@ -114,19 +113,14 @@ impl Judge {
             steps: 0,
             distance_start: distance,
             distance,
-            lit: false,
             bad_length: 0.0,
             bad_length_max: WELD_BAD_PART * moment.remaining,
         }
     }
 
-    /// Lets the torch go on along `seam`: the arc is lit when it first reaches the beginning.
+    /// Lets the torch go on along `seam`, and counts the length that it passes out of bounds.
     pub(super) fn follow(&mut self, seam: &mut Seam, torch: [f32; 3]) {
         let before = seam.reached();
-        if !self.lit {
-            self.lit = length(minus(before.position, torch)) <= WELD_PATH_ERROR;
-            return;
-        }
         let after = seam.advance(torch);
         let run = after.travelled - before.travelled;
         let good_path = length(minus(after.position, torch)) <= WELD_PATH_ERROR;

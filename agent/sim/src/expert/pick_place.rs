@@ -10,35 +10,27 @@ use crate::{
 const HOVER: f32 = 0.07;
 
 /// Clear width between the fingers beyond the object's width at which it counts as gripped, metres.
-const GRIPPED: f32 = 0.004;
-
-/// Distance from the goal at which the object may be let go, metres.
-const ARRIVED: f32 = 0.010;
+const GRIPPED: f32 = 0.008;
 
 /// Speed of closing a gap, per second.
-const GAIN: f32 = 6.0;
+const GAIN: f32 = 5.0;
 
 pub(super) fn act(senses: &Senses) -> Action {
-    let to_object = senses.object;
-    let centred = ramp(length(to_object), 0.018, 0.010);
-    let arrived = length(senses.goal) < ARRIVED;
-    let gripped = centred * ramp(senses.opening - 2.0 * senses.radius, 2.0 * GRIPPED, GRIPPED);
+    let reach = length(senses.object);
+    let closing = ramp(reach, 0.032, 0.016);
+    let gripped = ramp(reach, 0.030, 0.018) * ramp(senses.opening - 2.0 * senses.radius, 2.5 * GRIPPED, GRIPPED);
+    let placed = ramp(length(senses.goal), 0.020, 0.010);
 
-    let approach = over_then_down(to_object);
+    let approach = over_then_down(senses.object);
     let carry = carry(senses.goal);
-    let velocity = if arrived {
-        [0.0; 3]
-    } else {
-        plus(scaled(approach, 1.0 - gripped), scaled(carry, gripped))
-    };
-    let opening = if arrived { 1.0 } else { 1.0 - ramp(length(to_object), 0.016, 0.012) };
-    [velocity[0], velocity[1], velocity[2], opening]
+    let velocity = scaled(plus(scaled(approach, 1.0 - gripped), scaled(carry, gripped)), 1.0 - placed);
+    [velocity[0], velocity[1], velocity[2], placed.max(1.0 - closing)]
 }
 
 /// Above the place `gap` away first, then down to it.
 fn over_then_down(gap: [f32; 3]) -> [f32; 3] {
     let aside = flat(gap);
-    let hover = HOVER * ramp(length(aside), 0.008, 0.020);
+    let hover = HOVER * ramp(length(aside), 0.008, 0.030);
     let across = at_most(scaled(aside, GAIN), SPEED_MAX);
     [across[0], across[1], GAIN * (gap[2] + hover)]
 }
@@ -46,7 +38,7 @@ fn over_then_down(gap: [f32; 3]) -> [f32; 3] {
 /// Up, across and down with the gripped object, `gap` from its goal.
 fn carry(gap: [f32; 3]) -> [f32; 3] {
     let aside = flat(gap);
-    let hover = HOVER * ramp(length(aside), 0.005, 0.025);
+    let hover = HOVER * ramp(length(aside), 0.008, 0.030);
     let lifted = ramp(-gap[2], 0.3 * hover, 0.7 * hover + 1e-4);
     let across = at_most(scaled(aside, GAIN * lifted), SPEED_MAX);
     [across[0], across[1], GAIN * (gap[2] + hover)]
