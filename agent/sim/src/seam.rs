@@ -72,7 +72,12 @@ impl Seam {
             ];
             corners.push(corner);
         }
-        Self { corners, piece_length: run, piece: 0, travelled: 0.0 }
+        Self {
+            corners,
+            piece_length: run,
+            piece: 0,
+            travelled: 0.0,
+        }
     }
 
     pub(crate) fn length(&self) -> f32 {
@@ -81,7 +86,10 @@ impl Seam {
 
     /// The place reached so far.
     pub(crate) fn reached(&self) -> SeamPoint {
-        self.point(self.piece, self.travelled - self.piece as f32 * self.piece_length)
+        self.point(
+            self.piece,
+            self.travelled - self.piece as f32 * self.piece_length,
+        )
     }
 
     /// Goes on to the point nearest to `torch`, never back and never far ahead.
@@ -108,7 +116,10 @@ impl Seam {
     }
 
     fn tangent(&self, piece: usize) -> [f32; 3] {
-        scaled(minus(self.corners[piece + 1], self.corners[piece]), 1.0 / self.piece_length)
+        scaled(
+            minus(self.corners[piece + 1], self.corners[piece]),
+            1.0 / self.piece_length,
+        )
     }
 
     fn point(&self, piece: usize, run: f32) -> SeamPoint {

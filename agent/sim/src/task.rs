@@ -43,7 +43,9 @@ impl FromStr for Task {
         Self::ALL
             .into_iter()
             .find(|task| task.name() == name)
-            .ok_or_else(|| UnknownTask { name: name.to_owned() })
+            .ok_or_else(|| UnknownTask {
+                name: name.to_owned(),
+            })
     }
 }
 

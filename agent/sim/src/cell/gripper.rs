@@ -5,8 +5,8 @@
 //! to what it grips, and holds by contact and friction alone. It does not know tasks.
 
 use rapier3d::prelude::{
-    ColliderBuilder, ColliderHandle, CoefficientCombineRule, ImpulseJointHandle, JointAxis, MotorModel, PhysicsWorld,
-    Group, InteractionGroups, InteractionTestMode, PrismaticJointBuilder, RigidBodyBuilder, RigidBodyHandle, Vector,
+    CoefficientCombineRule, ColliderBuilder, ColliderHandle, Group, InteractionGroups,
+    InteractionTestMode, PhysicsWorld, RigidBodyBuilder, RigidBodyHandle, Vector,
 };
 
 use crate::{angle::direction, observation::OPENING_MAX};
@@ -20,17 +20,17 @@ const FINGER_RADIUS: f32 = 0.014;
 /// Half the height of a finger, metres.
 const FINGER_HALF_HEIGHT: f32 = 0.030;
 
-/// Straight pieces of a finger's round back: so many that it is round within a quarter of a millimetre.
-const FINGER_FACETS: u16 = 10;
+/// Straight pieces of a finger's round back: so many that it is round within a twentieth of a millimetre.
+const FINGER_FACETS: u16 = 20;
 
-/// Height of a finger's centre above the tool centre point: the fingers reach 12 mm below it.
-const FINGER_ABOVE: f32 = 0.018;
+/// Height of a finger's centre above the tool centre point: the fingers reach 2 cm below it.
+const FINGER_ABOVE: f32 = 0.010;
 
 /// Where the tool centre point may go: above the table by more than the fingers reach below it.
-const WORKSPACE: [(f32, f32); 3] = [(-0.30, 0.30), (-0.30, 0.30), (0.015, 0.25)];
+const WORKSPACE: [(f32, f32); 3] = [(-0.30, 0.30), (-0.30, 0.30), (0.023, 0.25)];
 
-/// Mass of a finger with its slide, kilograms.
-const FINGER_MASS: f32 = 0.08;
+/// Mass of a finger with its drive, kilograms.
+const FINGER_MASS: f32 = 0.2;
 
 /// Stiffness of a finger's drive, newtons a metre: it also centres what is gripped against the palm's jerks.
 const STIFFNESS: f32 = 300.0;
@@ -51,60 +51,70 @@ const FINGER_SPEED: f32 = 0.2;
 const FINGERS: Group = Group::GROUP_1;
 
 /// Friction of the finger pads, as a factor on the friction of what they touch.
-const PAD_FRICTION: f32 = 1.0;
+const PAD_FRICTION: f32 = 0.5;
 
-/// Which body is the palm and which are the fingers.
+/// The palm, which is carried as numbers, and the two fingers, which are bodies.
 #[derive(Debug)]
 pub(super) struct Gripper {
-    palm: RigidBodyHandle,
-    fingers: [Finger; 2],
+    position: [f32; 3],
     velocity: [f32; 3],
+    fingers: [Finger; 2],
     rest: f32,
 }
 
+/// A finger on its slide: free along y, carried by the palm in every other way.
 #[derive(Debug)]
 struct Finger {
     body: RigidBodyHandle,
     collider: ColliderHandle,
-    joint: ImpulseJointHandle,
+    side: f32,
 }
 
 impl Gripper {
     /// Puts a gripper into `world`: its tool centre point at `position`, open to the fraction `opening`.
     pub(super) fn new(world: &mut PhysicsWorld, position: [f32; 3], opening: f32) -> Self {
-        let palm = RigidBodyBuilder::kinematic_velocity_based().translation(vector(position));
-        let palm = world.insert_body(palm);
         let rest = 0.5 * OPENING_MAX * opening;
-        let fingers = [1.0, -1.0].map(|side| Finger::new(world, palm, position, side, rest));
-        Self { palm, fingers, velocity: [0.0; 3], rest }
+        let fingers = [1.0, -1.0].map(|side| Finger::new(world, position, side, rest));
+        Self {
+            position,
+            velocity: [0.0; 3],
+            fingers,
+            rest,
+        }
     }
 
-    /// Sets the drives for the next `dt` seconds: the palm's velocity and the fraction of the opening.
-    pub(super) fn drive(&mut self, world: &mut PhysicsWorld, velocity: [f32; 3], opening: f32, dt: f32) {
-        let position = self.position(world);
+    /// Sets the drives for the next physics step of `dt` seconds: the palm's velocity and the fraction of the opening.
+    pub(super) fn drive(
+        &mut self,
+        world: &mut PhysicsWorld,
+        velocity: [f32; 3],
+        opening: f32,
+        dt: f32,
+    ) {
+        let velocity_before = self.velocity[1];
         let gain = ACCELERATION_MAX * dt;
         for axis in 0..3 {
             let (low, high) = WORKSPACE[axis];
-            let wanted = velocity[axis].clamp((low - position[axis]) / dt, (high - position[axis]) / dt);
-            let change = (wanted - self.velocity[axis]).clamp(-gain, gain);
-            self.velocity[axis] = (self.velocity[axis] + change)
-                .clamp((low - position[axis]).min(0.0) / dt, (high - position[axis]).max(0.0) / dt);
+            let change = (velocity[axis] - self.velocity[axis]).clamp(-gain, gain);
+            self.velocity[axis] = (self.velocity[axis] + change).clamp(
+                (low - self.position[axis]) / dt,
+                (high - self.position[axis]) / dt,
+            );
         }
-        world.bodies[self.palm].set_linvel(vector(self.velocity), true);
-
         let wanted = opening * (0.5 * OPENING_MAX + SQUEEZE) - SQUEEZE;
-        let change = (wanted - self.rest).clamp(-FINGER_SPEED * dt, FINGER_SPEED * dt);
-        if change != 0.0 {
-            self.rest += change;
-            for finger in &self.fingers {
-                finger.draw_to(world, self.rest);
-            }
+        self.rest += (wanted - self.rest).clamp(-FINGER_SPEED * dt, FINGER_SPEED * dt);
+        for finger in &self.fingers {
+            finger.carry(world, self.velocity, velocity_before);
+            finger.draw(world, self.position[1], self.velocity[1], self.rest, dt);
+        }
+        for axis in 0..3 {
+            self.position[axis] += self.velocity[axis] * dt;
         }
     }
 
     /// The tool centre point.
-    pub(super) fn position(&self, world: &PhysicsWorld) -> [f32; 3] {
-        world.bodies[self.palm].translation().into()
+    pub(super) fn position(&self) -> [f32; 3] {
+        self.position
     }
 
     /// The velocity of the tool centre point.
@@ -115,7 +125,8 @@ impl Gripper {
     /// Clear width between the fingers.
     pub(super) fn opening(&self, world: &PhysicsWorld) -> f32 {
         let [left, right] = &self.fingers;
-        let apart = world.bodies[left.body].translation().y - world.bodies[right.body].translation().y;
+        let apart =
+            world.bodies[left.body].translation().y - world.bodies[right.body].translation().y;
         apart.max(0.0)
     }
 
@@ -130,32 +141,49 @@ impl Gripper {
 }
 
 impl Finger {
-    fn new(world: &mut PhysicsWorld, palm: RigidBodyHandle, position: [f32; 3], side: f32, rest: f32) -> Self {
-        let from_palm = Vector::new(0.0, 0.0, FINGER_ABOVE);
-        let at = vector(position) + from_palm + Vector::new(0.0, side * rest, 0.0);
-        let body = RigidBodyBuilder::dynamic().translation(at).gravity_scale(0.0).can_sleep(false);
+    fn new(world: &mut PhysicsWorld, palm: [f32; 3], side: f32, rest: f32) -> Self {
+        let at = vector(palm) + Vector::new(0.0, side * rest, FINGER_ABOVE);
+        let body = RigidBodyBuilder::dynamic()
+            .translation(at)
+            .enabled_translations(false, true, false)
+            .lock_rotations()
+            .gravity_scale(0.0)
+            .can_sleep(false);
         let shape = ColliderBuilder::convex_hull(&finger_corners(side))
             .expect("a half disc's corners span a body")
             .mass(FINGER_MASS)
             .friction(PAD_FRICTION)
             .friction_combine_rule(CoefficientCombineRule::Multiply)
-            .collision_groups(InteractionGroups::new(FINGERS, !FINGERS, InteractionTestMode::And));
+            .collision_groups(InteractionGroups::new(
+                FINGERS,
+                !FINGERS,
+                InteractionTestMode::And,
+            ));
         let (body, collider) = world.insert(body, shape);
-        let slide = PrismaticJointBuilder::new(Vector::new(0.0, side, 0.0))
-            .local_anchor1(from_palm)
-            .limits([0.0, 0.5 * OPENING_MAX])
-            .motor_model(MotorModel::ForceBased)
-            .motor_position(rest, STIFFNESS, DAMPING)
-            .motor_max_force(FORCE_MAX)
-            .contacts_enabled(false);
-        let joint = world.insert_impulse_joint(palm, body, slide);
-        Self { body, collider, joint }
+        Self {
+            body,
+            collider,
+            side,
+        }
     }
 
-    fn draw_to(&self, world: &mut PhysicsWorld, rest: f32) {
-        if let Some(joint) = world.impulse_joints.get_mut(self.joint, false) {
-            joint.data.set_motor_position(JointAxis::LinX, rest, STIFFNESS, DAMPING);
-        }
+    /// Takes the finger along with the palm, whose velocity along the slide was `velocity_before`.
+    fn carry(&self, world: &mut PhysicsWorld, velocity: [f32; 3], velocity_before: f32) {
+        let body = &mut world.bodies[self.body];
+        let along = body.linvel().y + velocity[1] - velocity_before;
+        body.set_linvel(Vector::new(velocity[0], along, velocity[2]), true);
+    }
+
+    /// Draws the finger towards `rest` from the middle of the palm, with limited force, and stops it at the middle.
+    fn draw(&self, world: &mut PhysicsWorld, palm: f32, palm_velocity: f32, rest: f32, dt: f32) {
+        let body = &mut world.bodies[self.body];
+        let out = self.side * (body.translation().y - palm);
+        let speed = self.side * (body.linvel().y - palm_velocity);
+        let spring = (STIFFNESS * (rest - out) - DAMPING * speed).clamp(-FORCE_MAX, FORCE_MAX);
+        // The least force that keeps the finger from passing the middle in this step.
+        let stop = FINGER_MASS * (-out / dt - speed) / dt;
+        body.reset_forces(true);
+        body.add_force(Vector::new(0.0, self.side * spring.max(stop), 0.0), true);
     }
 }
 
@@ -163,7 +191,8 @@ impl Finger {
 fn finger_corners(side: f32) -> Vec<Vector> {
     (0..=FINGER_FACETS)
         .flat_map(|facet| {
-            let [x, y] = direction(std::f32::consts::PI * f32::from(facet) / f32::from(FINGER_FACETS));
+            let [x, y] =
+                direction(std::f32::consts::PI * f32::from(facet) / f32::from(FINGER_FACETS));
             [-FINGER_HALF_HEIGHT, FINGER_HALF_HEIGHT]
                 .map(|z| Vector::new(FINGER_RADIUS * x, side * FINGER_RADIUS * y, z))
         })

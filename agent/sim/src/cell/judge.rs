@@ -4,7 +4,12 @@
 
 use std::fmt;
 
-use crate::{observation::CONTROL_HZ, seam::Seam, task::Task, vector::{length, minus}};
+use crate::{
+    observation::CONTROL_HZ,
+    seam::Seam,
+    task::Task,
+    vector::{length, minus},
+};
 
 /// How near its goal a pushed puck must come, metres.
 const PUSH_TOLERANCE: f32 = 0.025;
@@ -28,7 +33,7 @@ pub(crate) const WELD_SPEED: f32 = 0.08;
 const WELD_SPEED_ERROR: f32 = 0.35;
 
 /// Largest distance of the torch from the seam, metres.
-const WELD_PATH_ERROR: f32 = 0.005;
+const WELD_PATH_ERROR: f32 = 0.006;
 
 /// The part of a seam that may be out of bounds.
 const WELD_BAD_PART: f32 = 0.05;
@@ -141,9 +146,9 @@ impl Judge {
         let end = match self.outcome(moment) {
             Some(true) => Some(EpisodeEnd::Succeeded),
             Some(false) => Some(EpisodeEnd::Failed),
-            None if self.steps >= steps_max(self.task) => {
-                Some(EpisodeEnd::StepLimit { steps_max: steps_max(self.task) })
-            }
+            None if self.steps >= steps_max(self.task) => Some(EpisodeEnd::StepLimit {
+                steps_max: steps_max(self.task),
+            }),
             None => None,
         };
         (reward, end)
@@ -154,7 +159,11 @@ impl Judge {
         let lost = moment.object_height < FALLEN_HEIGHT || self.distance > LOST_DISTANCE;
         match self.task {
             Task::Push if near(PUSH_TOLERANCE) => Some(true),
-            Task::PickPlace if near(PLACE_TOLERANCE) && !moment.held && moment.object_speed < STILL_SPEED => Some(true),
+            Task::PickPlace
+                if near(PLACE_TOLERANCE) && !moment.held && moment.object_speed < STILL_SPEED =>
+            {
+                Some(true)
+            }
             Task::Push | Task::PickPlace => lost.then_some(false),
             Task::WeldSeam if self.bad_length > self.bad_length_max => Some(false),
             Task::WeldSeam => (moment.remaining < WELD_END).then_some(true),
