@@ -1,1 +1,12 @@
-//! Placeholder.
+//! The hub: takes in what robots live through, keeps it, trains skills from it, and hands out signed releases.
+//!
+//! [`hub::Hub::start`] runs everything in-process and returns a [`hub::Handle`]. It never imports the agent.
+
+pub mod clock;
+pub mod config;
+mod data_dir;
+mod durable_file;
+pub mod identity;
+pub mod pki;
+
+pub use data_dir::{DATA_DIR_VERSION, DataDir, DataDirError};

@@ -1,0 +1,245 @@
+//! The hub's one configuration file, `hub.toml`, and what the environment overrides.
+//!
+//! `docs/hub.toml` shows every key with its default; a test keeps the two equal.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::providers::{Env, Format as _, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+
+/// Prefix of environment variables; `__` separates sections: `ZUNFT_HUB__QUIC__LISTEN`.
+const ENVIRONMENT_PREFIX: &str = "ZUNFT_HUB__";
+
+/// Everything that an operator can set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HubConfig {
+    /// Directory with keys, metadata and, unless `store.path` says otherwise, experience. One hub at a time uses it.
+    ///
+    /// A relative path in a file is relative to that file. Default: `hub-data`.
+    pub data_dir: PathBuf,
+    /// Where robots connect.
+    pub quic: QuicConfig,
+    /// Where people and programs connect.
+    pub http: HttpConfig,
+    /// Where and how experience is kept.
+    pub store: StoreConfig,
+    /// Bounds on what robots may use.
+    pub limits: LimitsConfig,
+}
+
+/// Where robots connect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QuicConfig {
+    /// UDP address and port. Port 0 takes any free one. Default: `0.0.0.0:4433`.
+    pub listen: SocketAddr,
+}
+
+/// Where people and programs connect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// TCP address and port of the HTTP API. It is not encrypted: keep it on loopback, or put a TLS proxy before it.
+    ///
+    /// Default: `127.0.0.1:8480`.
+    pub listen: SocketAddr,
+}
+
+/// Where and how experience is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreConfig {
+    /// Directory of the experience store; empty: `store` inside `data_dir`.
+    ///
+    /// It needs a file system with hard links that obeys fsync.
+    pub path: PathBuf,
+    /// Largest pack, in bytes: what one group commit writes at most. Default: 64 MiB.
+    ///
+    /// Larger packs mean fewer files and more memory while committing.
+    pub pack_bytes_max: usize,
+    /// How long a commit waits for more episodes, in milliseconds. Default: 10.
+    ///
+    /// Longer waits mean fewer, larger packs, and robots that free their copies later.
+    pub commit_interval_millis: u64,
+}
+
+/// Bounds on what robots may use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Most robots connected at once; the next one is told to come back later. Default: 10000.
+    pub connections_max: usize,
+    /// Most bytes of experience that wait in memory for a commit, over all robots. Default: 256 MiB.
+    ///
+    /// When it is reached, robots are told to offer again later.
+    pub ingest_bytes_max: usize,
+}
+
+impl Default for HubConfig {
+    fn default() -> Self {
+        Self {
+            data_dir: "hub-data".into(),
+            quic: QuicConfig::default(),
+            http: HttpConfig::default(),
+            store: StoreConfig::default(),
+            limits: LimitsConfig::default(),
+        }
+    }
+}
+
+impl Default for QuicConfig {
+    fn default() -> Self {
+        Self { listen: (Ipv4Addr::UNSPECIFIED, 4433).into() }
+    }
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self { listen: (Ipv4Addr::LOCALHOST, 8480).into() }
+    }
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { path: PathBuf::new(), pack_bytes_max: 64 * 1024 * 1024, commit_interval_millis: 10 }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self { connections_max: 10_000, ingest_bytes_max: 256 * 1024 * 1024 }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is not there.
+    #[error("there is no config file {}; write one or leave out --config for the defaults", path.display())]
+    Missing {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// The file or an environment variable says something that the hub does not understand.
+    #[error("config is not acceptable; docs/hub.toml shows every key, and ZUNFT_HUB__SECTION__KEY overrides one")]
+    Malformed(#[source] Box<figment::Error>),
+    /// A number out of its range.
+    #[error("config key {key} is {found}; it must be {allowed}")]
+    Range {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        found: u64,
+        /// What would do.
+        allowed: &'static str,
+    },
+}
+
+impl HubConfig {
+    /// Reads `path`, or the defaults where there is none, with the environment's overrides.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let mut figment = Figment::from(Serialized::defaults(Self::default()));
+        if let Some(path) = path {
+            if !path.is_file() {
+                return Err(ConfigError::Missing { path: path.to_owned() });
+            }
+            figment = figment.merge(Toml::file_exact(path));
+        }
+        let environment = Env::prefixed(ENVIRONMENT_PREFIX).split("__");
+        let overridden_dir = Figment::from(environment.clone()).find_value("data_dir").is_ok();
+        let mut config: Self =
+            figment.merge(environment).extract().map_err(|error| ConfigError::Malformed(Box::new(error)))?;
+        if let Some(folder) = path.and_then(Path::parent) {
+            if !overridden_dir {
+                config.data_dir = folder.join(&config.data_dir);
+            }
+            if !config.store.path.as_os_str().is_empty() {
+                config.store.path = folder.join(&config.store.path);
+            }
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks the ranges of all numbers.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let pack_bytes_max = self.store.pack_bytes_max as u64;
+        if !(8 << 20..=1 << 30).contains(&pack_bytes_max) {
+            let allowed = "between 8388608 (8 MiB) and 1073741824 (1 GiB)";
+            return Err(ConfigError::Range { key: "store.pack_bytes_max", found: pack_bytes_max, allowed });
+        }
+        let found = self.store.commit_interval_millis;
+        if found > 1000 {
+            return Err(ConfigError::Range { key: "store.commit_interval_millis", found, allowed: "at most 1000" });
+        }
+        let found = self.limits.connections_max as u64;
+        if found == 0 {
+            return Err(ConfigError::Range { key: "limits.connections_max", found, allowed: "at least 1" });
+        }
+        let found = self.limits.ingest_bytes_max as u64;
+        if found < pack_bytes_max || found > 1 << 40 {
+            let allowed = "at least store.pack_bytes_max and at most 1 TiB";
+            return Err(ConfigError::Range { key: "limits.ingest_bytes_max", found, allowed });
+        }
+        Ok(())
+    }
+
+    /// Where the experience store lies.
+    pub fn store_path(&self) -> PathBuf {
+        if self.store.path.as_os_str().is_empty() { self.data_dir.join("store") } else { self.store.path.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(prefix: &str, table: &toml::Table) -> Vec<String> {
+        let mut found = Vec::new();
+        for (key, value) in table {
+            match value.as_table() {
+                Some(table) => found.extend(keys(&format!("{prefix}{key}."), table)),
+                None => found.push(format!("{prefix}{key}")),
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn documented_file_equals_the_defaults() {
+        let text = include_str!("../../docs/hub.toml");
+        let documented: toml::Table = toml::from_str(text).unwrap();
+        let defaults = toml::Table::try_from(HubConfig::default()).unwrap();
+        assert_eq!(keys("", &documented), keys("", &defaults), "every key is documented");
+        assert_eq!(toml::from_str::<HubConfig>(text).unwrap(), HubConfig::default());
+    }
+
+    #[test]
+    fn unknown_keys_and_impossible_numbers_name_the_culprit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hub.toml");
+        let refused = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            let error = HubConfig::load(Some(&path)).unwrap_err();
+            let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            format!("{error} {source}")
+        };
+        assert!(refused("[quic]\nlisten_on = 1").contains("listen_on"));
+        assert!(refused("[quic]\nlisten = \"nowhere\"").contains("quic.listen"));
+        assert!(refused("[store]\npack_bytes_max = 1").contains("store.pack_bytes_max"));
+        assert!(matches!(HubConfig::load(Some(&folder.path().join("no"))), Err(ConfigError::Missing { .. })));
+    }
+
+    #[test]
+    fn paths_in_a_file_are_relative_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hub.toml");
+        std::fs::write(&path, "data_dir = \"d\"\n").unwrap();
+        let config = HubConfig::load(Some(&path)).unwrap();
+        assert_eq!(config.data_dir, folder.path().join("d"));
+        assert_eq!(config.store_path(), folder.path().join("d/store"));
+    }
+}
