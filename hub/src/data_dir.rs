@@ -98,8 +98,7 @@ impl DataDir {
         }
         let lock_path = path.join(LOCK_FILE);
         let lock_failed = |source| DataDirError::Io { path: lock_path.clone(), source };
-        let lock =
-            File::options().create(true).truncate(false).write(true).open(&lock_path).map_err(lock_failed)?;
+        let lock = File::options().create(true).truncate(false).write(true).open(&lock_path).map_err(lock_failed)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(DataDirError::InUse { path: path.to_owned() }),
@@ -179,7 +178,9 @@ mod tests {
     fn directories_of_others_and_of_newer_hubs_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("thesis.tex"), "x").unwrap();
-        assert!(matches!(DataDir::open(folder.path()), Err(DataDirError::Foreign { entry, .. }) if entry == "thesis.tex"));
+        assert!(
+            matches!(DataDir::open(folder.path()), Err(DataDirError::Foreign { entry, .. }) if entry == "thesis.tex")
+        );
         fs::write(folder.path().join(VERSION_FILE), "2\n").unwrap();
         assert!(matches!(DataDir::open(folder.path()), Err(DataDirError::Newer { found: 2, .. })));
         fs::write(folder.path().join(VERSION_FILE), "new").unwrap();

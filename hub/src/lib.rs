@@ -6,7 +6,10 @@ pub mod clock;
 pub mod config;
 mod data_dir;
 mod durable_file;
+pub mod hub;
 pub mod identity;
+pub mod metadata;
 pub mod pki;
+pub mod snapshots;
 
 pub use data_dir::{DATA_DIR_VERSION, DataDir, DataDirError};

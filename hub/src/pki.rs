@@ -169,8 +169,8 @@ impl Pki {
         let ca_pem = read_text(&path.join(CA_FILE))?;
         let ca = certificates::parse_pem(&ca_pem).ok_or_else(|| PkiError::Pem { path: path.join(CA_FILE) })?;
         let key_path = path.join(CA_KEY_FILE);
-        let authority = Authority::of_key_pem(&read_text(&key_path)?)
-            .ok_or(PkiError::Key { path: key_path, source: None })?;
+        let authority =
+            Authority::of_key_pem(&read_text(&key_path)?).ok_or(PkiError::Key { path: key_path, source: None })?;
         let admin_token = read_text(&path.join(TOKEN_FILE))?.trim().to_owned();
         Ok(Self { path: path.to_owned(), authority, ca, ca_pem, admin_token })
     }
@@ -293,8 +293,7 @@ fn fill_tenant(folder: &Path, tenant: &TenantId, now_unix_secs: u64) -> Result<(
         durable_file::write_synced(&path, pkcs8.as_ref())?;
         SigningKey::from_pkcs8(pkcs8.as_ref()).map_err(|source| PkiError::Key { path, source: Some(source) })
     };
-    let root_keys =
-        (1..=ROOT_KEYS).map(|i| make_key(&format!("root-{i}.key"))).collect::<Result<Vec<_>, _>>()?;
+    let root_keys = (1..=ROOT_KEYS).map(|i| make_key(&format!("root-{i}.key"))).collect::<Result<Vec<_>, _>>()?;
     let publisher = make_key(PUBLISHER_KEY_FILE)?;
     let assigner = make_key(ASSIGNER_KEY_FILE)?;
     let root = Root {

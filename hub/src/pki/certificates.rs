@@ -85,12 +85,7 @@ impl Authority {
         let expires_unix_secs = now_unix_secs + ROBOT_LIFETIME_SECS;
         let begin = now_unix_secs.saturating_sub(BACKDATE_SECS);
         let (certificate, serial) = self.certify(params, &key, Some(begin), expires_unix_secs)?;
-        Ok(IssuedRobot {
-            certificate_pem: certificate.pem(),
-            key_pem: key.serialize_pem(),
-            serial,
-            expires_unix_secs,
-        })
+        Ok(IssuedRobot { certificate_pem: certificate.pem(), key_pem: key.serialize_pem(), serial, expires_unix_secs })
     }
 
     fn certify(

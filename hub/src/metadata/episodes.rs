@@ -1,0 +1,501 @@
+//! Episodes, and where their manifests and chunks lie in packs.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction};
+use zunft_protocol::Embodiment;
+use zunft_protocol::episode::{Actor, EpisodeEnd, Manifest, Outcome};
+use zunft_protocol::ids::{
+    ChunkId, Digest, EmbodimentId, EpisodeId, RecordingId, ReleaseId, RobotId, SiteId, TaskName, TenantId,
+};
+use zunft_protocol::snapshot::SnapshotEpisode;
+use zunft_skills::data::ActorKind;
+
+use super::{Column as _, Metadata, MetadataError, json, word};
+
+/// Most episodes in one page of a listing.
+pub const PAGE_EPISODES_MAX: u32 = 1000;
+
+/// Ids in one SQL statement: SQLite allows 32,766 parameters.
+const IDS_PER_STATEMENT: usize = 1000;
+
+/// How an episode ended, without the particulars.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndingKind {
+    /// The task reached an end of its own.
+    Terminated,
+    /// The recording was cut off.
+    Truncated,
+    /// Someone gave up.
+    Aborted,
+}
+
+impl From<&EpisodeEnd> for EndingKind {
+    fn from(end: &EpisodeEnd) -> Self {
+        match end {
+            EpisodeEnd::Terminated => Self::Terminated,
+            EpisodeEnd::Truncated { .. } => Self::Truncated,
+            EpisodeEnd::Aborted { .. } => Self::Aborted,
+        }
+    }
+}
+
+/// Which episodes to list or to freeze; an empty list allows everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EpisodeFilter {
+    /// Of these tasks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<TaskName>,
+    /// Of these robots.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub robots: Vec<RobotId>,
+    /// At these sites.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sites: Vec<SiteId>,
+    /// With these outcomes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub outcomes: Vec<Outcome>,
+    /// With these endings.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub endings: Vec<EndingKind>,
+    /// Where these acted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub actors: Vec<ActorKind>,
+    /// Where these releases acted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub releases: Vec<ReleaseId>,
+    /// With these bodies.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub embodiments: Vec<EmbodimentId>,
+    /// From this recording of each robot on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ordinal_min: Option<u64>,
+    /// Up to this recording of each robot, it included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ordinal_max: Option<u64>,
+    /// That arrived after this number ([`EpisodeRecord::arrival`]).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arrived_after: Option<u64>,
+}
+
+/// One episode, without its steps.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EpisodeRecord {
+    /// Its id.
+    pub id: EpisodeId,
+    /// The recording that it is of.
+    pub recording: RecordingId,
+    /// Counts the tenant's episodes in the order of arrival, from 1; pages continue after it.
+    pub arrival: u64,
+    /// Whose.
+    pub robot: RobotId,
+    /// Where.
+    pub site: SiteId,
+    /// Which of the robot's recordings.
+    pub ordinal: u64,
+    /// What it was about.
+    pub task: TaskName,
+    /// With what body.
+    pub embodiment: EmbodimentId,
+    /// Who acted.
+    pub actor: ActorKind,
+    /// Which release acted, if one did.
+    pub release: Option<ReleaseId>,
+    /// Whether it went well.
+    pub outcome: Outcome,
+    /// How it ended.
+    pub ending: EndingKind,
+    /// Steps.
+    pub steps: u64,
+    /// Stored bytes of its chunks.
+    pub bytes: u64,
+    /// Estimate of when it began, nanoseconds since 1970.
+    pub begin_wall_ns: i64,
+    /// When it became durable here.
+    pub stored_unix_ms: u64,
+}
+
+/// Some episodes in the order of arrival.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EpisodePage {
+    /// At most as many as asked for.
+    pub episodes: Vec<EpisodeRecord>,
+    /// `arrived_after` of the next page, where there may be one.
+    pub next: Option<u64>,
+}
+
+/// Where some stored bytes lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Location {
+    /// In which pack.
+    pub pack: Digest,
+    /// From which byte on.
+    pub position: u64,
+    /// How many.
+    pub bytes: u32,
+}
+
+/// A pack that is durable and not yet known here.
+#[derive(Debug)]
+pub(crate) struct NewPack {
+    pub(crate) pack: Digest,
+    pub(crate) bytes: u64,
+    pub(crate) chunks: Vec<NewChunk>,
+    pub(crate) episodes: Vec<NewEpisode>,
+}
+
+/// A chunk of a new pack.
+#[derive(Debug)]
+pub(crate) struct NewChunk {
+    pub(crate) id: ChunkId,
+    pub(crate) position: u64,
+    pub(crate) bytes: u32,
+}
+
+/// An episode whose manifest lies in a new pack.
+#[derive(Debug)]
+pub(crate) struct NewEpisode {
+    pub(crate) id: EpisodeId,
+    pub(crate) manifest: Manifest,
+    pub(crate) position: u64,
+    pub(crate) bytes: u32,
+}
+
+/// What became of each episode of a new pack, in its order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Registered {
+    /// It is in the metadata, since this time.
+    Stored { stored_unix_ms: u64 },
+    /// Its recording has another episode.
+    Conflict,
+    /// A chunk that it needs is nowhere.
+    ChunkMissing,
+}
+
+fn episode_record(row: &SqliteRow) -> Result<EpisodeRecord, MetadataError> {
+    let release: Option<String> = row.try_get("release")?;
+    Ok(EpisodeRecord {
+        id: EpisodeId::from_bytes(row.bytes("episode")?),
+        recording: RecordingId::from_bytes(row.bytes("recording")?),
+        arrival: row.count("arrival")?,
+        robot: row.name("robot")?,
+        site: row.name("site")?,
+        ordinal: row.count("ordinal")?,
+        task: row.name("task")?,
+        embodiment: EmbodimentId::from_bytes(row.bytes("embodiment")?),
+        actor: row.word("actor")?,
+        release: release.map(|_| row.name("release")).transpose()?,
+        outcome: row.word("outcome")?,
+        ending: row.word("ending")?,
+        steps: row.count("steps")?,
+        bytes: row.count("bytes")?,
+        begin_wall_ns: row.try_get("begin_wall_ns")?,
+        stored_unix_ms: row.count("stored_unix_ms")?,
+    })
+}
+
+fn location(row: &SqliteRow, bytes: &'static str) -> Result<Location, MetadataError> {
+    Ok(Location {
+        pack: Digest::from_bytes(row.bytes("pack")?),
+        position: row.count("position")?,
+        bytes: row.count(bytes)? as u32,
+    })
+}
+
+impl EpisodeFilter {
+    /// Adds the conditions to a statement that ends in a condition.
+    fn push(&self, query: &mut QueryBuilder<Sqlite>) {
+        fn one_of(query: &mut QueryBuilder<Sqlite>, column: &str, values: Vec<String>) {
+            if values.is_empty() {
+                return;
+            }
+            query.push(" AND ").push(column).push(" IN (");
+            let mut list = query.separated(", ");
+            for value in values {
+                list.push_bind(value);
+            }
+            query.push(")");
+        }
+        one_of(query, "task", self.tasks.iter().map(ToString::to_string).collect());
+        one_of(query, "robot", self.robots.iter().map(ToString::to_string).collect());
+        one_of(query, "site", self.sites.iter().map(ToString::to_string).collect());
+        one_of(query, "outcome", self.outcomes.iter().map(word).collect());
+        one_of(query, "ending", self.endings.iter().map(word).collect());
+        one_of(query, "actor", self.actors.iter().map(word).collect());
+        one_of(query, "release", self.releases.iter().map(ToString::to_string).collect());
+        if !self.embodiments.is_empty() {
+            query.push(" AND embodiment IN (");
+            let mut list = query.separated(", ");
+            for id in &self.embodiments {
+                list.push_bind(id.as_bytes().to_vec());
+            }
+            query.push(")");
+        }
+        for (condition, bound) in [
+            (" AND ordinal >= ", self.ordinal_min),
+            (" AND ordinal <= ", self.ordinal_max),
+            (" AND arrival > ", self.arrived_after),
+        ] {
+            if let Some(bound) = bound {
+                query.push(condition).push_bind(bound.min(i64::MAX as u64) as i64);
+            }
+        }
+    }
+}
+
+impl Metadata {
+    /// Episodes that pass the filter, in the order of arrival, at most `limit` ([`PAGE_EPISODES_MAX`]).
+    pub async fn episodes(
+        &self,
+        tenant: &TenantId,
+        filter: &EpisodeFilter,
+        limit: u32,
+    ) -> Result<EpisodePage, MetadataError> {
+        let limit = limit.clamp(1, PAGE_EPISODES_MAX);
+        let mut query = QueryBuilder::new("SELECT * FROM episodes WHERE tenant = ");
+        query.push_bind(tenant.as_str());
+        filter.push(&mut query);
+        query.push(" ORDER BY arrival LIMIT ").push_bind(i64::from(limit));
+        let rows = query.build().fetch_all(&self.readers).await?;
+        let episodes = rows.iter().map(episode_record).collect::<Result<Vec<_>, _>>()?;
+        let full = episodes.len() == limit as usize;
+        let next = episodes.last().filter(|_| full).map(|last| last.arrival);
+        Ok(EpisodePage { episodes, next })
+    }
+
+    /// How many episodes pass the filter.
+    pub async fn episode_count(&self, tenant: &TenantId, filter: &EpisodeFilter) -> Result<u64, MetadataError> {
+        let mut query = QueryBuilder::new("SELECT COUNT(*) AS count FROM episodes WHERE tenant = ");
+        query.push_bind(tenant.as_str());
+        filter.push(&mut query);
+        query.build().fetch_one(&self.readers).await?.count("count")
+    }
+
+    /// Every episode that passes the filter, as a snapshot lists it.
+    pub(crate) async fn snapshot_episodes(
+        &self,
+        tenant: &TenantId,
+        filter: &EpisodeFilter,
+    ) -> Result<Vec<SnapshotEpisode>, MetadataError> {
+        let mut query = QueryBuilder::new("SELECT robot, ordinal, episode FROM episodes WHERE tenant = ");
+        query.push_bind(tenant.as_str());
+        filter.push(&mut query);
+        let rows = query.build().fetch_all(&self.readers).await?;
+        rows.iter()
+            .map(|row| {
+                let id = EpisodeId::from_bytes(row.bytes("episode")?);
+                Ok(SnapshotEpisode { robot: row.name("robot")?, ordinal: row.count("ordinal")?, id })
+            })
+            .collect()
+    }
+
+    /// One episode, where it is stored.
+    pub async fn episode(&self, tenant: &TenantId, id: EpisodeId) -> Result<Option<EpisodeRecord>, MetadataError> {
+        let row = sqlx::query("SELECT * FROM episodes WHERE tenant = $1 AND episode = $2")
+            .bind(tenant.as_str())
+            .bind(id.as_bytes().as_slice())
+            .fetch_optional(&self.readers)
+            .await?;
+        row.as_ref().map(episode_record).transpose()
+    }
+
+    /// The episode of a recording, where there is one, and since when.
+    pub(crate) async fn episode_of_recording(
+        &self,
+        tenant: &TenantId,
+        recording: RecordingId,
+    ) -> Result<Option<(EpisodeId, u64)>, MetadataError> {
+        let row = sqlx::query("SELECT episode, stored_unix_ms FROM episodes WHERE tenant = $1 AND recording = $2")
+            .bind(tenant.as_str())
+            .bind(recording.as_bytes().as_slice())
+            .fetch_optional(&self.readers)
+            .await?;
+        row.map(|row| Ok((EpisodeId::from_bytes(row.bytes("episode")?), row.count("stored_unix_ms")?))).transpose()
+    }
+
+    /// Where an episode's manifest lies.
+    pub(crate) async fn manifest_location(
+        &self,
+        tenant: &TenantId,
+        id: EpisodeId,
+    ) -> Result<Option<Location>, MetadataError> {
+        let row = sqlx::query("SELECT pack, position, manifest_bytes FROM episodes WHERE tenant = $1 AND episode = $2")
+            .bind(tenant.as_str())
+            .bind(id.as_bytes().as_slice())
+            .fetch_optional(&self.readers)
+            .await?;
+        row.as_ref().map(|row| location(row, "manifest_bytes")).transpose()
+    }
+
+    /// Where a chunk lies.
+    pub(crate) async fn chunk_location(
+        &self,
+        tenant: &TenantId,
+        id: ChunkId,
+    ) -> Result<Option<Location>, MetadataError> {
+        let row = sqlx::query("SELECT pack, position, bytes FROM chunks WHERE tenant = $1 AND chunk = $2")
+            .bind(tenant.as_str())
+            .bind(id.as_bytes().as_slice())
+            .fetch_optional(&self.readers)
+            .await?;
+        row.as_ref().map(|row| location(row, "bytes")).transpose()
+    }
+
+    /// Which of these chunks the tenant has.
+    pub(crate) async fn present_chunks(
+        &self,
+        tenant: &TenantId,
+        ids: &[ChunkId],
+    ) -> Result<BTreeSet<ChunkId>, MetadataError> {
+        let mut present = BTreeSet::new();
+        for ids in ids.chunks(IDS_PER_STATEMENT) {
+            let mut query = QueryBuilder::new("SELECT chunk FROM chunks WHERE tenant = ");
+            query.push_bind(tenant.as_str()).push(" AND chunk IN (");
+            let mut list = query.separated(", ");
+            for id in ids {
+                list.push_bind(id.as_bytes().to_vec());
+            }
+            query.push(")");
+            for row in query.build().fetch_all(&self.readers).await? {
+                present.insert(ChunkId::from_bytes(row.bytes("chunk")?));
+            }
+        }
+        Ok(present)
+    }
+
+    /// The bodies that a tenant's robots have had.
+    pub async fn embodiments(&self, tenant: &TenantId) -> Result<Vec<Embodiment>, MetadataError> {
+        let rows = sqlx::query("SELECT definition FROM embodiments WHERE tenant = $1 ORDER BY name, embodiment")
+            .bind(tenant.as_str())
+            .fetch_all(&self.readers)
+            .await?;
+        rows.iter().map(|row| row.json("definition")).collect()
+    }
+
+    /// Takes a durable pack into the metadata: all of it or, on an error, nothing.
+    ///
+    /// An episode that cannot be taken does not hinder the others; its bytes stay in the pack, unreferenced.
+    pub(crate) async fn register_pack(
+        &self,
+        tenant: &TenantId,
+        pack: &NewPack,
+        now_unix_ms: u64,
+    ) -> Result<Vec<Registered>, MetadataError> {
+        let mut transaction = self.begin().await?;
+        sqlx::query(
+            "INSERT INTO packs (tenant, pack, bytes, stored_unix_ms) VALUES ($1, $2, $3, $4) \
+             ON CONFLICT (tenant, pack) DO NOTHING",
+        )
+        .bind(tenant.as_str())
+        .bind(pack.pack.as_bytes().as_slice())
+        .bind(pack.bytes as i64)
+        .bind(now_unix_ms as i64)
+        .execute(&mut *transaction)
+        .await?;
+        for chunk in &pack.chunks {
+            sqlx::query(
+                "INSERT INTO chunks (tenant, chunk, pack, position, bytes, key_id) VALUES ($1, $2, $3, $4, $5, 0) \
+                 ON CONFLICT (tenant, chunk) DO NOTHING",
+            )
+            .bind(tenant.as_str())
+            .bind(chunk.id.as_bytes().as_slice())
+            .bind(pack.pack.as_bytes().as_slice())
+            .bind(chunk.position as i64)
+            .bind(i64::from(chunk.bytes))
+            .execute(&mut *transaction)
+            .await?;
+        }
+        let arrival = sqlx::query("SELECT COALESCE(MAX(arrival), 0) AS arrival FROM episodes WHERE tenant = $1")
+            .bind(tenant.as_str())
+            .fetch_one(&mut *transaction)
+            .await?;
+        let mut arrival = arrival.count("arrival")?;
+        let mut registered = Vec::with_capacity(pack.episodes.len());
+        for episode in &pack.episodes {
+            let outcome =
+                register_episode(&mut transaction, tenant, pack.pack, episode, arrival + 1, now_unix_ms).await?;
+            arrival += u64::from(outcome == Registered::Stored { stored_unix_ms: now_unix_ms });
+            registered.push(outcome);
+        }
+        transaction.commit().await?;
+        Ok(registered)
+    }
+}
+
+async fn register_episode(
+    transaction: &mut Transaction<'static, Sqlite>,
+    tenant: &TenantId,
+    pack: Digest,
+    episode: &NewEpisode,
+    arrival: u64,
+    now_unix_ms: u64,
+) -> Result<Registered, MetadataError> {
+    let manifest = &episode.manifest;
+    let present = sqlx::query("SELECT episode, stored_unix_ms FROM episodes WHERE tenant = $1 AND recording = $2")
+        .bind(tenant.as_str())
+        .bind(manifest.recording.as_bytes().as_slice())
+        .fetch_optional(&mut **transaction)
+        .await?;
+    if let Some(row) = present {
+        let same = EpisodeId::from_bytes(row.bytes("episode")?) == episode.id;
+        let stored_unix_ms = row.count("stored_unix_ms")?;
+        return Ok(if same { Registered::Stored { stored_unix_ms } } else { Registered::Conflict });
+    }
+    for chunk in manifest.chunks() {
+        let found = sqlx::query("SELECT 1 FROM chunks WHERE tenant = $1 AND chunk = $2")
+            .bind(tenant.as_str())
+            .bind(chunk.id.as_bytes().as_slice())
+            .fetch_optional(&mut **transaction)
+            .await?;
+        if found.is_none() {
+            return Ok(Registered::ChunkMissing);
+        }
+    }
+    let embodiment = manifest.embodiment.id();
+    sqlx::query(
+        "INSERT INTO embodiments (tenant, embodiment, name, definition) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT (tenant, embodiment) DO NOTHING",
+    )
+    .bind(tenant.as_str())
+    .bind(embodiment.as_bytes().as_slice())
+    .bind(&manifest.embodiment.name)
+    .bind(json(&manifest.embodiment))
+    .execute(&mut **transaction)
+    .await?;
+    let release = match &manifest.actor {
+        Actor::Release { release, .. } => Some(release.to_string()),
+        Actor::Human | Actor::Script => None,
+    };
+    sqlx::query(
+        "INSERT INTO episodes (tenant, episode, recording, arrival, robot, site, ordinal, task, embodiment, actor, \
+         release, outcome, ending, steps, bytes, begin_wall_ns, stored_unix_ms, pack, position, manifest_bytes, \
+         key_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, 0)",
+    )
+    .bind(tenant.as_str())
+    .bind(episode.id.as_bytes().as_slice())
+    .bind(manifest.recording.as_bytes().as_slice())
+    .bind(arrival as i64)
+    .bind(manifest.robot.as_str())
+    .bind(manifest.site.as_str())
+    .bind(manifest.ordinal.min(i64::MAX as u64) as i64)
+    .bind(manifest.task.as_str())
+    .bind(embodiment.as_bytes().as_slice())
+    .bind(word(&ActorKind::from(&manifest.actor)))
+    .bind(release)
+    .bind(word(&manifest.outcome))
+    .bind(word(&EndingKind::from(&manifest.end)))
+    .bind(manifest.steps as i64)
+    .bind(manifest.bytes() as i64)
+    .bind(manifest.clock.begin_wall_ns)
+    .bind(now_unix_ms as i64)
+    .bind(pack.as_bytes().as_slice())
+    .bind(episode.position as i64)
+    .bind(i64::from(episode.bytes))
+    .execute(&mut **transaction)
+    .await?;
+    Ok(Registered::Stored { stored_unix_ms: now_unix_ms })
+}
