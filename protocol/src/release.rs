@@ -405,8 +405,9 @@ impl Trust {
     pub fn advance_root(&mut self, envelope: &Envelope) -> Result<(), TrustError> {
         let next = verify_root(envelope, &self.root)?;
         self.same_tenant("root", &next.tenant)?;
-        let expected = self.root.version + 1;
-        if next.version != expected {
+        // Nothing follows the last version that there is: neither a panic nor a way back to 0.
+        let expected = self.root.version.saturating_add(1);
+        if next.version != expected || next.version == self.root.version {
             return Err(TrustError::RootVersion { found: next.version, expected });
         }
         self.root = verify_root(envelope, &next)?;

@@ -103,6 +103,16 @@ fn the_next_root_needs_the_keys_of_both() {
 }
 
 #[test]
+fn nothing_follows_the_last_root_version() {
+    let last = Root { version: u32::MAX, ..root() };
+    let mut trust = Trust::pin(&last.sign(&[&key(1), &key(3)]), "r1".parse().unwrap(), 0).unwrap();
+    for version in [0, u32::MAX] {
+        let next = Root { version, ..root() }.sign(&[&key(1), &key(3)]);
+        assert!(matches!(trust.advance_root(&next), Err(TrustError::RootVersion { .. })), "{version}");
+    }
+}
+
+#[test]
 fn assignments_of_others_old_ones_and_expired_ones_are_refused() {
     let release = published(&manifest(), &key(10));
     let refused = |change: fn(&mut Assignment), signer: u8| {
