@@ -74,7 +74,7 @@ pub enum DataDirError {
 
 /// A data directory that this process alone uses, until it is dropped.
 #[derive(Debug)]
-pub struct DataDir {
+pub(crate) struct DataDir {
     path: PathBuf,
     complete: bool,
     /// The lock ends with the file.
@@ -83,7 +83,7 @@ pub struct DataDir {
 
 impl DataDir {
     /// Takes the directory, creating it where needed.
-    pub fn open(path: &Path) -> Result<Self, DataDirError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, DataDirError> {
         let failed = |source| DataDirError::Io { path: path.to_owned(), source };
         let new = !path.exists();
         if new {
@@ -112,7 +112,7 @@ impl DataDir {
     }
 
     /// Says that everything a hub needs is in the directory.
-    pub fn complete(&mut self) -> Result<(), DataDirError> {
+    pub(crate) fn complete(&mut self) -> Result<(), DataDirError> {
         if !self.complete {
             let path = self.path.join(VERSION_FILE);
             durable_file::write(&path, format!("{DATA_DIR_VERSION}\n").as_bytes())
@@ -122,18 +122,13 @@ impl DataDir {
         Ok(())
     }
 
-    /// Whether the directory was complete before.
-    pub fn was_complete(&self) -> bool {
-        self.complete
-    }
-
     /// Keys and certificates.
-    pub fn pki(&self) -> PathBuf {
+    pub(crate) fn pki(&self) -> PathBuf {
         self.path.join("pki")
     }
 
     /// The metadata's file.
-    pub fn metadata(&self) -> PathBuf {
+    pub(crate) fn metadata(&self) -> PathBuf {
         self.path.join("metadata.sqlite")
     }
 }

@@ -2,14 +2,19 @@
 //!
 //! [`hub::Hub::start`] runs everything in-process and returns a [`hub::Handle`]. It never imports the agent.
 
+pub mod assignments;
 pub mod clock;
 pub mod config;
 mod data_dir;
 mod durable_file;
 pub mod hub;
 pub mod identity;
+pub mod ingest;
 pub mod metadata;
 pub mod pki;
+pub mod registry;
+mod services;
 pub mod snapshots;
+pub mod store;
 
-pub use data_dir::{DATA_DIR_VERSION, DataDir, DataDirError};
+pub use data_dir::{DATA_DIR_VERSION, DataDirError};

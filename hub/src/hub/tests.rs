@@ -1,0 +1,1 @@
+//! A whole hub, spoken to over real QUIC on loopback.

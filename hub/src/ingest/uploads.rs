@@ -1,0 +1,174 @@
+//! One upload stream: carries out what the session orders, and brings it the answers.
+
+use std::collections::VecDeque;
+use std::sync::PoisonError;
+
+use quinn::{RecvStream, SendStream};
+use tracing::{Instrument as _, info, info_span, warn};
+use zunft_protocol::Manifest;
+use zunft_protocol::ids::{ChunkId, EpisodeId};
+use zunft_protocol::message::{ChunkBytes, Message, Receipt};
+use zunft_protocol::session::UploadReply;
+use zunft_protocol::session::hub::{HubEvent, HubOrder, Known, UploadId};
+
+use super::connection::Robot;
+use super::wire::{self, WireError};
+use crate::metadata::MetadataError;
+use crate::services::{BudgetShare, Change};
+use crate::store::{CommitError, Submission};
+
+/// Wait asked of a robot while the store works but is busy.
+const RETRY_BUSY_MS: u32 = 500;
+
+/// Wait asked of a robot while the store fails: someone has to make room or mend something.
+const RETRY_FAILING_MS: u32 = 5_000;
+
+/// Serves an upload from its offer to its last word.
+pub(super) async fn serve(
+    robot: &Robot,
+    upload: UploadId,
+    manifest: Vec<u8>,
+    send: SendStream,
+    recv: &mut RecvStream,
+) -> Result<(), WireError> {
+    let span = info_span!("upload", episode = %EpisodeId::of(&manifest));
+    let mut stream = UploadStream { robot, upload, send, manifest: None, budget: None };
+    let served = stream.serve(manifest, recv).instrument(span).await;
+    // After the last word the session has forgotten the upload; after an error it must.
+    let orders = robot.decide(HubEvent::Gone { upload });
+    debug_assert!(orders.is_empty(), "an upload that is gone orders nothing");
+    served
+}
+
+struct UploadStream<'a> {
+    robot: &'a Robot,
+    upload: UploadId,
+    send: SendStream,
+    /// The manifest once it was admitted.
+    manifest: Option<Box<Manifest>>,
+    /// The memory that the episode's chunks take until they are committed.
+    budget: Option<BudgetShare>,
+}
+
+impl Robot {
+    fn decide(&self, event: HubEvent) -> Vec<HubOrder> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner).handle(event)
+    }
+}
+
+impl UploadStream<'_> {
+    async fn serve(&mut self, manifest: Vec<u8>, recv: &mut RecvStream) -> Result<(), WireError> {
+        let upload = self.upload;
+        let mut orders = VecDeque::from(self.robot.decide(HubEvent::Offered { upload, manifest }));
+        loop {
+            let event = match orders.pop_front() {
+                None => match wire::read_message(recv).await?.ok_or(WireError::Ended)? {
+                    Message::Chunk(chunk) => HubEvent::Received { upload, chunk },
+                    _ => return Err(WireError::Unexpected),
+                },
+                Some(HubOrder::LookUp { episode, manifest, .. }) => {
+                    let known = self.look_up(episode, &manifest).await;
+                    self.manifest = Some(manifest);
+                    HubEvent::LookedUp { upload, known }
+                }
+                Some(HubOrder::Commit { episode, manifest, chunks, .. }) => {
+                    self.commit(episode, manifest, chunks).await
+                }
+                Some(HubOrder::Reply { reply, .. }) => {
+                    if self.reply(reply).await? {
+                        return Ok(());
+                    }
+                    continue;
+                }
+            };
+            orders.extend(self.robot.decide(event));
+        }
+    }
+
+    /// What the store knows of the episode.
+    async fn look_up(&mut self, episode: EpisodeId, manifest: &Manifest) -> Known {
+        match self.known(episode, manifest).await {
+            Ok(known) => known,
+            Err(error) => {
+                warn!(error = &error as &dyn std::error::Error, "an offer could not be looked up");
+                Known::Unavailable { retry_after_ms: RETRY_FAILING_MS }
+            }
+        }
+    }
+
+    async fn known(&mut self, episode: EpisodeId, manifest: &Manifest) -> Result<Known, MetadataError> {
+        let tenant = &self.robot.identity.tenant;
+        let metadata = &self.robot.services.metadata;
+        if let Some((stored, stored_unix_ms)) = metadata.episode_of_recording(tenant, manifest.recording).await? {
+            if stored != episode {
+                warn!(recording = %manifest.recording, %stored, "another episode of a stored recording is refused");
+                return Ok(Known::Conflict);
+            }
+            let receipt = self.receipt(episode, stored_unix_ms);
+            return Ok(receipt.map_or(Known::Unavailable { retry_after_ms: RETRY_FAILING_MS }, Known::Durable));
+        }
+        let ids: Vec<ChunkId> = manifest.chunks().map(|chunk| chunk.id).collect();
+        let present = metadata.present_chunks(tenant, &ids).await?;
+        let missing: u64 =
+            manifest.chunks().filter(|chunk| !present.contains(&chunk.id)).map(|chunk| u64::from(chunk.bytes)).sum();
+        self.budget = self.robot.services.reserve(missing);
+        if self.budget.is_none() {
+            return Ok(Known::Unavailable { retry_after_ms: RETRY_BUSY_MS });
+        }
+        Ok(Known::New { present })
+    }
+
+    /// Makes the episode durable.
+    async fn commit(&mut self, episode: EpisodeId, manifest_bytes: Vec<u8>, chunks: Vec<ChunkBytes>) -> HubEvent {
+        let upload = self.upload;
+        let manifest = self.manifest.take().expect("an episode is looked up before it is committed");
+        let (steps, bytes) = (manifest.steps, manifest.bytes());
+        let tenant = self.robot.identity.tenant.clone();
+        let submission = Submission { tenant: tenant.clone(), episode, manifest: *manifest, manifest_bytes, chunks };
+        let committed = match self.robot.services.committer() {
+            Some(committer) => committer.commit(submission).await,
+            None => Err(CommitError::Stopped),
+        };
+        self.budget = None;
+        let receipt = committed.map(|stored_unix_ms| self.receipt(episode, stored_unix_ms));
+        match receipt {
+            Ok(Some(receipt)) => {
+                info!(steps, bytes, "episode stored");
+                self.robot.services.announce(Change::Episode { tenant, episode });
+                HubEvent::Stored { upload, receipt }
+            }
+            Ok(None) | Err(CommitError::Full | CommitError::Failed | CommitError::Stopped) => {
+                HubEvent::NotStored { upload, retry_after_ms: RETRY_FAILING_MS }
+            }
+            // The next offer learns which it is.
+            Err(CommitError::Conflict | CommitError::ChunkMissing) => {
+                HubEvent::NotStored { upload, retry_after_ms: RETRY_BUSY_MS }
+            }
+        }
+    }
+
+    fn receipt(&self, episode: EpisodeId, stored_unix_ms: u64) -> Option<Receipt> {
+        let tenant = &self.robot.identity.tenant;
+        let keys = self.robot.services.keys(tenant)?;
+        Some(Receipt::sign(tenant, episode, stored_unix_ms / 1000, &keys.assigner))
+    }
+
+    /// Sends a reply; says whether it was the last word.
+    async fn reply(&mut self, reply: UploadReply) -> Result<bool, WireError> {
+        let message = match reply {
+            UploadReply::Want(want) => Message::Want(want),
+            UploadReply::Later(later) => Message::Later(later),
+            UploadReply::Durable(receipt) => Message::Durable(receipt),
+            UploadReply::Reject(reject) => {
+                warn!(reason = %reject.reason, "episode rejected");
+                Message::Reject(reject)
+            }
+        };
+        let last = !matches!(message, Message::Want(_));
+        wire::write(&mut self.send, &message.encode()).await?;
+        if last {
+            wire::finish(&mut self.send);
+        }
+        Ok(last)
+    }
+}

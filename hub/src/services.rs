@@ -1,0 +1,178 @@
+//! What the parts of a running hub share: store, metadata, keys, and who is connected.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use tokio::sync::{Notify, Semaphore, broadcast};
+use zunft_protocol::ids::{EpisodeId, ReleaseId, RobotId, TenantId};
+
+use crate::config::HubConfig;
+use crate::metadata::Metadata;
+use crate::pki::{Pki, TenantKeys};
+use crate::store::{Committer, Store};
+
+/// Changes that a slow subscriber may be behind; then it is told that it lags.
+const CHANGES_MAX: usize = 1024;
+
+/// The ingest budget is counted in KiB: the semaphore's permits are 32-bit.
+const BUDGET_UNIT_BYTES: usize = 1024;
+
+/// Something changed. A subscriber that lags misses some and should list again.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Change {
+    /// A robot was added, connected, went away or reported.
+    Robot {
+        /// Whose.
+        tenant: TenantId,
+        /// Which.
+        robot: RobotId,
+    },
+    /// An episode became durable.
+    Episode {
+        /// Whose.
+        tenant: TenantId,
+        /// Which.
+        episode: EpisodeId,
+    },
+    /// A release was published.
+    Release {
+        /// Whose.
+        tenant: TenantId,
+        /// Which.
+        release: ReleaseId,
+    },
+    /// A robot was assigned something.
+    Assignment {
+        /// Whose.
+        tenant: TenantId,
+        /// Which robot.
+        robot: RobotId,
+    },
+    /// A training run changed.
+    Run {
+        /// Whose.
+        tenant: TenantId,
+        /// Which.
+        run: String,
+    },
+}
+
+/// One robot's live connection.
+#[derive(Debug, Clone)]
+pub(crate) struct LiveConnection {
+    pub(crate) connection: quinn::Connection,
+    /// Wakes it when the robot's assignment changed.
+    pub(crate) assigned: Arc<Notify>,
+}
+
+type RobotKey = (TenantId, RobotId);
+
+/// Everything that is shared.
+#[derive(Debug)]
+pub(crate) struct Services {
+    pub(crate) config: HubConfig,
+    pub(crate) pki: Pki,
+    pub(crate) store: Store,
+    pub(crate) metadata: Metadata,
+    /// `None` once the hub stops: then the committing task ends when it has nothing left.
+    committer: Mutex<Option<Committer>>,
+    keys: RwLock<BTreeMap<TenantId, Arc<TenantKeys>>>,
+    live: Mutex<BTreeMap<RobotKey, LiveConnection>>,
+    changes: broadcast::Sender<Change>,
+    budget: Arc<Semaphore>,
+}
+
+/// A share of the memory for experience that is not committed yet; dropping it gives it back.
+pub(crate) type BudgetShare = tokio::sync::OwnedSemaphorePermit;
+
+impl Services {
+    pub(crate) fn new(
+        config: HubConfig,
+        pki: Pki,
+        store: Store,
+        metadata: Metadata,
+        committer: Committer,
+        keys: BTreeMap<TenantId, Arc<TenantKeys>>,
+    ) -> Self {
+        let budget = Arc::new(Semaphore::new(config.limits.ingest_bytes_max / BUDGET_UNIT_BYTES));
+        let (changes, _) = broadcast::channel(CHANGES_MAX);
+        Self {
+            config,
+            pki,
+            store,
+            metadata,
+            committer: Mutex::new(Some(committer)),
+            keys: RwLock::new(keys),
+            live: Mutex::default(),
+            changes,
+            budget,
+        }
+    }
+
+    /// The keys of a tenant of this hub.
+    pub(crate) fn keys(&self, tenant: &TenantId) -> Option<Arc<TenantKeys>> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).get(tenant).cloned()
+    }
+
+    /// Where episodes are handed in, unless the hub stops.
+    pub(crate) fn committer(&self) -> Option<Committer> {
+        self.committer.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes no more episodes.
+    pub(crate) fn stop_committing(&self) {
+        *self.committer.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Tells subscribers; nobody listening is fine.
+    pub(crate) fn announce(&self, change: Change) {
+        if self.changes.send(change).is_err() {
+            tracing::trace!("nobody listens for changes");
+        }
+    }
+
+    pub(crate) fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    /// A share of the ingest memory, if there is enough now.
+    pub(crate) fn reserve(&self, bytes: u64) -> Option<BudgetShare> {
+        let units = u32::try_from(bytes.div_ceil(BUDGET_UNIT_BYTES as u64)).ok()?;
+        self.budget.clone().try_acquire_many_owned(units).ok()
+    }
+
+    /// The live connection of a robot.
+    pub(crate) fn live(&self, tenant: &TenantId, robot: &RobotId) -> Option<LiveConnection> {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.get(&(tenant.clone(), robot.clone())).filter(|live| live.connection.close_reason().is_none()).cloned()
+    }
+
+    /// Makes a connection the robot's live one, unless another was put there since `expected` was looked up.
+    pub(crate) fn go_live(
+        &self,
+        key: &RobotKey,
+        connection: &LiveConnection,
+        expected: Option<&LiveConnection>,
+    ) -> bool {
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let present = live.get(key).filter(|live| live.connection.close_reason().is_none());
+        let same = match (present, expected) {
+            (None, _) => true,
+            (Some(present), Some(expected)) => present.connection.stable_id() == expected.connection.stable_id(),
+            (Some(_), None) => false,
+        };
+        if same {
+            live.insert(key.clone(), connection.clone());
+        }
+        same
+    }
+
+    /// Forgets a connection that ended, unless the robot has another one.
+    pub(crate) fn gone(&self, key: &RobotKey, connection: &quinn::Connection) {
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        if live.get(key).is_some_and(|live| live.connection.stable_id() == connection.stable_id()) {
+            live.remove(key);
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Group commit: episodes that are complete within a few milliseconds become durable together.
+//!
+//! One task takes submissions from a bounded queue, writes one pack a tenant, waits for the store's word, then
+//! registers the pack in the metadata, and only then answers. A pack whose registration fails is an orphan: nothing
+//! refers to it, nobody was told of it, and the robots offer its episodes again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use object_store::PutPayload;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, info, warn};
+use zunft_protocol::Manifest;
+use zunft_protocol::ids::{ChunkId, Digest, EpisodeId, TenantId};
+use zunft_protocol::message::ChunkBytes;
+
+use super::pack::{EntryKind, Pack, PackBuilder};
+use super::{Store, StoreError, disk_is_full, pack_key};
+use crate::clock;
+use crate::metadata::{Metadata, MetadataError, NewChunk, NewEpisode, NewPack, Registered};
+
+/// Submissions that wait: their bytes are bounded by the ingest budget, this bounds their number.
+const QUEUE_MAX: usize = 1024;
+
+/// An episode that is complete and verified.
+#[derive(Debug)]
+pub(crate) struct Submission {
+    pub(crate) tenant: TenantId,
+    pub(crate) episode: EpisodeId,
+    pub(crate) manifest: Manifest,
+    /// The bytes that hash to the episode's id.
+    pub(crate) manifest_bytes: Vec<u8>,
+    /// The chunks that the store lacked when it was asked.
+    pub(crate) chunks: Vec<ChunkBytes>,
+}
+
+/// Why an episode was not committed. Nothing of it is visible.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum CommitError {
+    /// The disk is full.
+    #[error("the disk is full")]
+    Full,
+    /// The recording has another episode.
+    #[error("the recording has another episode")]
+    Conflict,
+    /// A chunk that the store was thought to have is not there.
+    #[error("a chunk is missing")]
+    ChunkMissing,
+    /// Store or metadata failed; the cause is in the log.
+    #[error("the store failed")]
+    Failed,
+    /// The hub stops.
+    #[error("the hub stops")]
+    Stopped,
+}
+
+type Answer = oneshot::Sender<Result<u64, CommitError>>;
+
+struct Waiting {
+    submission: Submission,
+    answer: Answer,
+}
+
+/// Hands episodes to the committing task.
+#[derive(Debug, Clone)]
+pub(crate) struct Committer {
+    queue: mpsc::Sender<Waiting>,
+}
+
+impl std::fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Waiting").field("episode", &self.submission.episode).finish_non_exhaustive()
+    }
+}
+
+/// The committing task's part.
+#[derive(Debug)]
+pub(crate) struct CommitTask {
+    queue: mpsc::Receiver<Waiting>,
+    store: Store,
+    metadata: Metadata,
+    interval: Duration,
+    pack_bytes_max: usize,
+    /// Whether the last commit failed: the log tells of the change, not of every episode.
+    failing: bool,
+}
+
+impl Committer {
+    /// A committer and the task that it needs; the task ends when every committer is gone.
+    pub(crate) fn new(
+        store: Store,
+        metadata: Metadata,
+        interval: Duration,
+        pack_bytes_max: usize,
+    ) -> (Self, CommitTask) {
+        let (sender, queue) = mpsc::channel(QUEUE_MAX);
+        (Self { queue: sender }, CommitTask { queue, store, metadata, interval, pack_bytes_max, failing: false })
+    }
+
+    /// Makes an episode durable; returns since when it is, in milliseconds since 1970.
+    pub(crate) async fn commit(&self, submission: Submission) -> Result<u64, CommitError> {
+        let (answer, answered) = oneshot::channel();
+        self.queue.send(Waiting { submission, answer }).await.map_err(|_| CommitError::Stopped)?;
+        answered.await.map_err(|_| CommitError::Stopped)?
+    }
+}
+
+impl CommitTask {
+    /// Commits until every committer is gone.
+    pub(crate) async fn run(mut self) {
+        while let Some(first) = self.queue.recv().await {
+            let batch = self.gather(first).await;
+            for (tenant, batch) in by_tenant(batch) {
+                self.commit(&tenant, batch).await;
+            }
+        }
+    }
+
+    /// Waits a moment for more, up to the size of a pack.
+    async fn gather(&mut self, first: Waiting) -> Vec<Waiting> {
+        let mut bytes = submitted_bytes(&first);
+        let mut batch = vec![first];
+        let pause = tokio::time::sleep(self.interval);
+        tokio::pin!(pause);
+        while bytes < self.pack_bytes_max {
+            let next = tokio::select! {
+                next = self.queue.recv() => next,
+                () = &mut pause => None,
+            };
+            let Some(next) = next else { break };
+            bytes += submitted_bytes(&next);
+            batch.push(next);
+        }
+        batch
+    }
+
+    async fn commit(&mut self, tenant: &TenantId, batch: Vec<Waiting>) {
+        let (submissions, answers): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|waiting| (waiting.submission, waiting.answer)).unzip();
+        let results = match write_pack(&self.store, tenant, submissions).await {
+            Err(error) => Err(self.store_failed(&error)),
+            Ok(pack) => match self.metadata.register_pack(tenant, &pack, clock::unix_millis()).await {
+                Err(error) => Err(self.metadata_failed(&error)),
+                Ok(registered) => Ok(registered),
+            },
+        };
+        if results.is_ok() && self.failing {
+            self.failing = false;
+            info!("experience is stored again");
+        }
+        for (index, answer) in answers.into_iter().enumerate() {
+            let result = match &results {
+                Err(error) => Err(error.clone()),
+                Ok(registered) => match registered.get(index) {
+                    Some(Registered::Stored { stored_unix_ms }) => Ok(*stored_unix_ms),
+                    Some(Registered::Conflict) => Err(CommitError::Conflict),
+                    Some(Registered::ChunkMissing) | None => Err(CommitError::ChunkMissing),
+                },
+            };
+            if answer.send(result).is_err() {
+                debug!("a robot left before its episode was durable; it will offer it again");
+            }
+        }
+    }
+
+    fn store_failed(&mut self, error: &StoreError) -> CommitError {
+        let full = matches!(error, StoreError::Full { .. });
+        self.failed(full, error)
+    }
+
+    fn metadata_failed(&mut self, error: &MetadataError) -> CommitError {
+        // SQLite reports a full disk in its own words.
+        let full = disk_is_full(error) || error_text(error).contains("database or disk is full");
+        self.failed(full, error)
+    }
+
+    fn failed(&mut self, full: bool, error: &dyn std::error::Error) -> CommitError {
+        if !self.failing {
+            warn!(error = error_text(error), "experience cannot be stored; robots keep theirs and try again");
+        }
+        self.failing = true;
+        if full { CommitError::Full } else { CommitError::Failed }
+    }
+}
+
+fn error_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn submitted_bytes(waiting: &Waiting) -> usize {
+    let chunks: usize = waiting.submission.chunks.iter().map(|chunk| chunk.bytes.len()).sum();
+    chunks + waiting.submission.manifest_bytes.len()
+}
+
+fn by_tenant(batch: Vec<Waiting>) -> BTreeMap<TenantId, Vec<Waiting>> {
+    let mut tenants: BTreeMap<TenantId, Vec<Waiting>> = BTreeMap::new();
+    for waiting in batch {
+        tenants.entry(waiting.submission.tenant.clone()).or_default().push(waiting);
+    }
+    tenants
+}
+
+/// Writes the submissions as one pack, durable when this returns; the metadata does not know it yet.
+pub(super) async fn write_pack(
+    store: &Store,
+    tenant: &TenantId,
+    submissions: Vec<Submission>,
+) -> Result<NewPack, StoreError> {
+    let owner = tenant.clone();
+    // Hashing a whole pack takes tens of milliseconds: too long for the runtime's threads.
+    let built = tokio::task::spawn_blocking(move || build_pack(owner, submissions)).await;
+    let (pack, new) = built.expect("building a pack does not panic");
+    let payload: PutPayload = pack.parts.into_iter().collect();
+    store.put(&pack_key(tenant, pack.digest), payload).await?;
+    debug!(pack = %pack.digest, bytes = pack.bytes, episodes = new.episodes.len(), "pack written");
+    Ok(new)
+}
+
+fn build_pack(tenant: TenantId, submissions: Vec<Submission>) -> (Pack, NewPack) {
+    let mut builder = PackBuilder::new(tenant);
+    let mut held: BTreeSet<ChunkId> = BTreeSet::new();
+    let (mut chunks, mut episodes) = (Vec::new(), Vec::new());
+    for submission in submissions {
+        for chunk in submission.chunks {
+            if held.insert(chunk.id) {
+                let bytes = chunk.bytes.len() as u32;
+                let id = Digest::from_bytes(*chunk.id.as_bytes());
+                let position = builder.add(EntryKind::Chunk, id, Bytes::from(chunk.bytes));
+                chunks.push(NewChunk { id: chunk.id, position, bytes });
+            }
+        }
+        let bytes = submission.manifest_bytes.len() as u32;
+        let id = Digest::from_bytes(*submission.episode.as_bytes());
+        let position = builder.add(EntryKind::Manifest, id, Bytes::from(submission.manifest_bytes));
+        episodes.push(NewEpisode { id: submission.episode, manifest: submission.manifest, position, bytes });
+    }
+    let pack = builder.finish();
+    let new = NewPack { pack: pack.digest, bytes: pack.bytes, chunks, episodes };
+    (pack, new)
+}
