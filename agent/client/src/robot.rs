@@ -32,7 +32,7 @@ const REFUSALS_MAX: usize = 64;
 /// So many refusals fit the socket's buffer: the agent can always write, and goes on reading.
 const STEPS_UNREAD_MAX: u32 = 64;
 
-/// Set in the number of a STEP, whose other bits count the recording's steps; calls count below it.
+/// Set in the number of a STEP, whose other bits count the recording's steps; calls count below it, from 1.
 ///
 /// An episode's steps fit ([`zunft_protocol::limits::EPISODE_STEPS_MAX`]).
 const STEP_REQUEST: u32 = 1 << 31;
@@ -100,9 +100,11 @@ impl Robot {
     /// Greets the agent at the other end of `stream`; `path` is its name in errors.
     pub fn greet(mut stream: UnixStream, path: &Path) -> Result<Self, ConnectError> {
         let mut answer = [0; GREETING_BYTES];
-        stream
+        // An agent that is full greets, says so and closes before it hears us.
+        let said = stream
             .write_all(&local::client_greeting())
-            .and_then(|()| stream.read_exact(&mut answer))
+            .or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) });
+        said.and_then(|()| stream.read_exact(&mut answer))
             .map_err(|source| ConnectError::Io { path: path.to_owned(), source })?;
         if answer[..4] != GREETING_MAGIC {
             return Err(ConnectError::NotAnAgent { path: path.to_owned() });
@@ -162,10 +164,10 @@ impl Robot {
             step.values.iter().for_each(|values| values.encode(out));
         });
         recording.steps += 1;
-        self.explain(sent)?;
+        self.explain("STEP", sent)?;
         self.steps_unread += 1;
         if self.steps_unread >= STEPS_UNREAD_MAX {
-            self.drain()?;
+            self.drain("STEP")?;
         }
         Ok(())
     }
@@ -228,7 +230,7 @@ impl Robot {
 
     /// The next event, after waiting for it for at most `timeout`.
     pub fn poll_event(&mut self, timeout: Duration) -> Result<Option<Event>, CallError> {
-        self.drain()?;
+        self.drain("SUBSCRIBE")?;
         let wait = Wait::Until(clock::now() + timeout);
         while self.events.is_empty() {
             let Some(frame) = self.connection.receive(wait)? else {
@@ -246,7 +248,7 @@ impl Robot {
 
     /// The refusals that are known by now and were not told yet, the first 64 of them.
     pub fn take_refusals(&mut self) -> Result<Vec<Refusal>, CallError> {
-        self.drain()?;
+        self.drain("STEP")?;
         self.refused = 0;
         Ok(std::mem::take(&mut self.refusals))
     }
@@ -258,9 +260,9 @@ impl Robot {
         answer_type: FrameType,
         encode: impl FnOnce(&mut Vec<u8>),
     ) -> Result<Vec<u8>, CallError> {
-        self.call_request = (self.call_request + 1) % STEP_REQUEST;
+        self.call_request = self.call_request % (STEP_REQUEST - 1) + 1;
         let sent = self.connection.send(call, frame_type, self.call_request, encode);
-        self.explain(sent)?;
+        self.explain(call, sent)?;
         let wait = self.timeout.map_or(Wait::Forever, |timeout| Wait::Until(clock::now() + timeout));
         loop {
             let frame = self.connection.receive(wait)?.ok_or(CallError::TimedOut { call })?;
@@ -290,7 +292,8 @@ impl Robot {
             self.note_event(&frame.body);
         } else if frame_type == FrameType::Error {
             let ErrorBody { code, message } = read_json("ERROR", &frame.body)?;
-            if code == "bad-frame" {
+            // 0 is no request of ours: the agent speaks of the connection as a whole.
+            if code == "bad-frame" || request == 0 {
                 self.connection.fail();
                 return Err(CallError::Refused { call, code, message });
             }
@@ -320,18 +323,18 @@ impl Robot {
     }
 
     /// Takes in whatever is here already.
-    fn drain(&mut self) -> Result<(), CallError> {
+    fn drain(&mut self, call: &'static str) -> Result<(), CallError> {
         self.steps_unread = 0;
         while let Some(frame) = self.connection.receive(Wait::Not)? {
-            self.note("STEP", frame)?;
+            self.note(call, frame)?;
         }
         Ok(())
     }
 
     /// An agent that closes a connection says why first: that is the better error.
-    fn explain(&mut self, sent: Result<(), CallError>) -> Result<(), CallError> {
+    fn explain(&mut self, call: &'static str, sent: Result<(), CallError>) -> Result<(), CallError> {
         match sent {
-            Err(CallError::Closed) => self.drain().and(Err(CallError::Closed)),
+            Err(CallError::Closed) => self.drain(call).and(Err(CallError::Closed)),
             sent => sent,
         }
     }

@@ -279,6 +279,16 @@ fn connecting_says_what_to_do_when_it_fails() {
 }
 
 #[test]
+fn agent_that_turns_a_program_away_is_heard() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    theirs.write_all(&GREETING_ANSWER).unwrap();
+    theirs.write_all(&frame(255, 0, br#"{"code":"busy","message":"too many programs"}"#)).unwrap();
+    drop(theirs);
+    let mut robot = Robot::greet(ours, Path::new("agent.sock")).unwrap();
+    assert_eq!(robot.status().unwrap_err().to_string(), "STATUS was refused: too many programs (busy)");
+}
+
+#[test]
 fn monotonic_clock_moves_forward() {
     let before = monotonic_ns();
     assert!(before > 0 && monotonic_ns() >= before);

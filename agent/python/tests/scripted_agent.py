@@ -47,6 +47,10 @@ class ScriptedAgent:
         if self._thread.is_alive() and kind is None:
             raise AssertionError("the script did not play to its end")
 
+    def wait(self) -> None:
+        """Waits until the script has played and the agent's end is closed."""
+        self._thread.join(STUCK_SECS)
+
     def expect(self, content: bytes) -> None:
         found = self.read(len(content))
         if found != content:

@@ -320,6 +320,17 @@ class Asking(unittest.TestCase):
                 with self.assertRaises(error):
                     robot.status()
 
+    def test_agent_that_turns_a_program_away_is_heard(self) -> None:
+        def script(agent: ScriptedAgent) -> None:
+            agent.send_json(255, 0, {"code": "busy", "message": "too many programs"})
+
+        with ScriptedAgent(script) as agent:
+            robot = zunft.Robot(agent.path, timeout=30)
+            agent.wait()
+            with self.assertRaisesRegex(zunft.Refused, "STATUS was refused: too many programs"):
+                robot.status()
+            robot.close()
+
     def test_connecting_says_what_to_do_when_it_fails(self) -> None:
         with self.assertRaises(zunft.ConnectError) as caught:
             zunft.Robot("/nonexistent/agent.sock")

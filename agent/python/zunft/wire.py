@@ -32,7 +32,7 @@ STEPS_UNREAD_MAX = 64
 """Steps sent between two looks at what the agent sent back: so many refusals fit the socket's buffer."""
 
 STEP_REQUEST = 1 << 31
-"""Set in the number of a STEP, whose other bits count the recording's steps; calls count below it."""
+"""Set in the number of a STEP, whose other bits count the recording's steps; calls count below it, from 1."""
 
 _HEADER = struct.Struct("<HHIII")
 _MAGIC = b"ZLCL"
@@ -70,7 +70,7 @@ class Connection:
 
         With ``must_answer`` a call that nobody waited for to the end leaves the connection useless.
         """
-        self._request = (self._request + 1) % STEP_REQUEST
+        self._request = self._request % (STEP_REQUEST - 1) + 1
         self._send(name, kind, self._request, body)
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
         answered = False
@@ -101,14 +101,14 @@ class Connection:
         if self._steps_unread >= STEPS_UNREAD_MAX:
             self.drain()
 
-    def drain(self) -> None:
+    def drain(self, name: str = "STEP") -> None:
         """Takes in whatever is here already."""
         self._steps_unread = 0
         while True:
             frame = self._receive(0.0)
             if frame is None:
                 return
-            self._note("STEP", *frame)
+            self._note(name, *frame)
 
     def take_event(self, timeout: Optional[float]) -> Optional[Dict[str, Any]]:
         """The next event, after waiting for it."""
@@ -137,7 +137,7 @@ class Connection:
             self._socket.sendall(_HEADER.pack(kind, 0, request, len(body), 0) + body)
             whole = True
         except BrokenPipeError:
-            self.drain()  # An agent that closes says why first: that is the better error.
+            self.drain(name)  # An agent that closes says why first: that is the better error.
             raise ConnectionLost("the agent closed the connection; its log says why") from None
         except OSError as error:
             raise ConnectionLost(f"the agent's socket failed: {error}") from error
@@ -189,7 +189,8 @@ class Connection:
             self.events.append(read_json("EVENT", body))
         elif kind == ERROR:
             code, message = _error(body)
-            if code == "bad-frame":
+            # 0 is no request of ours: the agent speaks of the connection as a whole.
+            if code == "bad-frame" or request == 0:
                 self._failed = True
                 raise Refused(name, code, message)
             if of_a_step:
@@ -231,7 +232,10 @@ def _connect(path: str, timeout: Optional[float]) -> socket.socket:
     try:
         connection.settimeout(timeout)
         connection.connect(path)
-        connection.sendall(_MAGIC + struct.pack("<HH", _VERSION, _VERSION))
+        try:
+            connection.sendall(_MAGIC + struct.pack("<HH", _VERSION, _VERSION))
+        except BrokenPipeError:
+            pass  # An agent that is full greets, says so and closes before it hears us.
         answer = b""
         while len(answer) < 8:
             read = connection.recv(8 - len(answer))
