@@ -8,8 +8,8 @@ mod gripper;
 mod judge;
 
 use rapier3d::prelude::{
-    CoefficientCombineRule, ColliderBuilder, ColliderHandle, IntegrationParameters, PhysicsWorld,
-    RigidBodyBuilder, RigidBodyHandle, SpringCoefficients, Vector,
+    CoefficientCombineRule, ColliderBuilder, ColliderHandle, IntegrationParameters, PhysicsWorld, RigidBodyBuilder,
+    RigidBodyHandle, SpringCoefficients, Vector,
 };
 
 use crate::{
@@ -38,10 +38,7 @@ const PUCK_HALF_HEIGHT: f32 = 0.015;
 const OBJECT_HALF_HEIGHT: f32 = 0.025;
 
 /// How stiff contacts are.
-const CONTACT_SOFTNESS: SpringCoefficients<f32> = SpringCoefficients {
-    natural_frequency: 120.0,
-    damping_ratio: 5.0,
-};
+const CONTACT_SOFTNESS: SpringCoefficients<f32> = SpringCoefficients { natural_frequency: 120.0, damping_ratio: 5.0 };
 
 /// Friction of the table, as a factor on the friction of what lies on it.
 const TABLE_FRICTION: f32 = 1.0;
@@ -91,10 +88,7 @@ impl Cell {
     /// Sets the cell up for one episode.
     #[must_use]
     pub fn new(start: &Start) -> Self {
-        let mut world = PhysicsWorld {
-            gravity: Vector::new(0.0, 0.0, -9.81),
-            ..PhysicsWorld::default()
-        };
+        let mut world = PhysicsWorld { gravity: Vector::new(0.0, 0.0, -9.81), ..PhysicsWorld::default() };
         world.integration_parameters = IntegrationParameters {
             dt: STEP_INTERVAL_SECS / SUBSTEPS as f32,
             // The scene is a hand's breadth: contact margins scale with this.
@@ -112,9 +106,7 @@ impl Cell {
         world.insert_collider(table, None);
         let work = match &start.scene {
             Scene::Push(piece) => Work::Object(Object::new(&mut world, piece, PUCK_HALF_HEIGHT)),
-            Scene::PickPlace(piece) => {
-                Work::Object(Object::new(&mut world, piece, OBJECT_HALF_HEIGHT))
-            }
+            Scene::PickPlace(piece) => Work::Object(Object::new(&mut world, piece, OBJECT_HALF_HEIGHT)),
             Scene::WeldSeam(shape) => Work::Seam(Seam::new(shape)),
         };
         let gripper = Gripper::new(&mut world, start.gripper, start.opening);
@@ -125,14 +117,7 @@ impl Cell {
             world,
             gripper,
             work,
-            noise: Randomness::new(
-                start.noise_seed,
-                Stream {
-                    purpose: NOISE_PURPOSE,
-                    robot: 0,
-                    index: 0,
-                },
-            ),
+            noise: Randomness::new(start.noise_seed, Stream { purpose: NOISE_PURPOSE, robot: 0, index: 0 }),
             observation: Observation::default(),
             end: None,
         };
@@ -164,11 +149,7 @@ impl Cell {
     ///
     /// # Errors
     /// As [`Self::step`].
-    pub fn step_disturbed(
-        &mut self,
-        action: &[f32],
-        bump: Action,
-    ) -> Result<StepResult, StepError> {
+    pub fn step_disturbed(&mut self, action: &[f32], bump: Action) -> Result<StepResult, StepError> {
         if let Some(end) = self.end {
             return Err(StepError::Over { end });
         }
@@ -183,16 +164,10 @@ impl Cell {
         if let Work::Seam(seam) = &mut self.work {
             self.judge.follow(seam, self.gripper.position());
         }
-        let (reward, end) = self
-            .judge
-            .step(&self.work.moment(&self.world, &self.gripper));
+        let (reward, end) = self.judge.step(&self.work.moment(&self.world, &self.gripper));
         self.end = end;
         self.observation = self.sense();
-        Ok(StepResult {
-            observation: self.observation,
-            reward,
-            end,
-        })
+        Ok(StepResult { observation: self.observation, reward, end })
     }
 
     fn sense(&mut self) -> Observation {
@@ -243,10 +218,7 @@ impl Work {
                 object_height: object.position(world)[2],
                 remaining: 0.0,
             },
-            Self::Seam(seam) => Moment {
-                remaining: seam.length() - seam.reached().travelled,
-                ..Moment::default()
-            },
+            Self::Seam(seam) => Moment { remaining: seam.length() - seam.reached().travelled, ..Moment::default() },
         }
     }
 }
@@ -255,20 +227,10 @@ impl Object {
     fn new(world: &mut PhysicsWorld, piece: &Workpiece, half_height: f32) -> Self {
         let at = Vector::new(piece.position[0], piece.position[1], half_height);
         let (body, collider) = world.insert(
-            RigidBodyBuilder::dynamic()
-                .translation(at)
-                .rotation(upright())
-                .can_sleep(false),
-            ColliderBuilder::cylinder(half_height, piece.radius)
-                .mass(piece.mass)
-                .friction(piece.friction),
+            RigidBodyBuilder::dynamic().translation(at).rotation(upright()).can_sleep(false),
+            ColliderBuilder::cylinder(half_height, piece.radius).mass(piece.mass).friction(piece.friction),
         );
-        Self {
-            body,
-            collider,
-            radius: piece.radius,
-            goal: [piece.goal[0], piece.goal[1], half_height],
-        }
+        Self { body, collider, radius: piece.radius, goal: [piece.goal[0], piece.goal[1], half_height] }
     }
 
     fn position(&self, world: &PhysicsWorld) -> [f32; 3] {
@@ -281,15 +243,11 @@ fn upright() -> Vector {
     Vector::new(std::f32::consts::FRAC_PI_2, 0.0, 0.0)
 }
 
-fn admitted(action: &[f32]) -> Result<Action, StepError> {
-    let action: Action = action.try_into().map_err(|_| StepError::Length {
-        found: action.len(),
-    })?;
+/// `action` clipped to the limits, if it is one.
+pub(crate) fn admitted(action: &[f32]) -> Result<Action, StepError> {
+    let action: Action = action.try_into().map_err(|_| StepError::Length { found: action.len() })?;
     if let Some(index) = action.iter().position(|number| !number.is_finite()) {
-        return Err(StepError::NotFinite {
-            index,
-            value: action[index],
-        });
+        return Err(StepError::NotFinite { index, value: action[index] });
     }
     Ok(std::array::from_fn(|index| {
         let (low, high) = ACTION_LIMITS[index];
@@ -301,9 +259,7 @@ fn admitted(action: &[f32]) -> Result<Action, StepError> {
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum StepError {
     /// The action has another length.
-    #[error(
-        "the action has {found} numbers, the cell takes {ACTION_DIM}: three velocities and the gripper's opening"
-    )]
+    #[error("the action has {found} numbers, the cell takes {ACTION_DIM}: three velocities and the gripper's opening")]
     Length {
         /// How many numbers came.
         found: usize,

@@ -56,26 +56,15 @@ impl Bumps {
             Task::PickPlace => [0.06, 0.06, 0.06, 0.3],
             Task::WeldSeam => [0.018, 0.018, 0.024, 0.0],
         };
-        let stream = Stream {
-            purpose: BUMP_PURPOSE,
-            robot: 0,
-            index: 0,
-        };
-        Self {
-            randomness: Randomness::new(seed, stream),
-            strength,
-            steps_left: 0,
-            bump: [0.0; 4],
-        }
+        let stream = Stream { purpose: BUMP_PURPOSE, robot: 0, index: 0 };
+        Self { randomness: Randomness::new(seed, stream), strength, steps_left: 0, bump: [0.0; 4] }
     }
 
     /// The bump of the next control step, in the units of an action.
     pub fn next_bump(&mut self) -> Action {
         if self.steps_left == 0 {
             self.steps_left = BUMP_STEPS;
-            self.bump = self
-                .strength
-                .map(|strength| self.randomness.within(strength));
+            self.bump = self.strength.map(|strength| self.randomness.within(strength));
         }
         self.steps_left -= 1;
         self.bump

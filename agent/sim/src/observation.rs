@@ -4,6 +4,8 @@
 //! What a task does not have (a seam while pushing, an object while welding) reads zero.
 //! The task itself is not observed: whoever runs a policy knows what it was asked to do.
 
+use zunft_protocol::embodiment::{ACTION, Embodiment, Feature, OBSERVATION_STATE};
+
 /// Numbers in an observation.
 pub const OBSERVATION_DIM: usize = 21;
 
@@ -51,20 +53,31 @@ pub const OBSERVATION_NAMES: [(&str, &str); OBSERVATION_DIM] = [
 ];
 
 /// The name and unit of each number of an action, in order; `gripper.opening` is a fraction of [`OPENING_MAX`].
-pub const ACTION_NAMES: [(&str, &str); ACTION_DIM] = [
-    ("velocity.x", "m/s"),
-    ("velocity.y", "m/s"),
-    ("velocity.z", "m/s"),
-    ("gripper.opening", "1"),
-];
+pub const ACTION_NAMES: [(&str, &str); ACTION_DIM] =
+    [("velocity.x", "m/s"), ("velocity.y", "m/s"), ("velocity.z", "m/s"), ("gripper.opening", "1")];
 
 /// The least and greatest value of each number of an action; a cell clips to them.
-pub const ACTION_LIMITS: [(f32, f32); ACTION_DIM] = [
-    (-SPEED_MAX, SPEED_MAX),
-    (-SPEED_MAX, SPEED_MAX),
-    (-SPEED_MAX, SPEED_MAX),
-    (0.0, 1.0),
-];
+pub const ACTION_LIMITS: [(f32, f32); ACTION_DIM] =
+    [(-SPEED_MAX, SPEED_MAX), (-SPEED_MAX, SPEED_MAX), (-SPEED_MAX, SPEED_MAX), (0.0, 1.0)];
+
+/// The body of every simulated robot, whatever its task.
+#[must_use]
+pub fn embodiment() -> Embodiment {
+    let vector = |name: &str, parts: &[(&str, &str)]| Feature {
+        names: parts.iter().map(|(name, _)| (*name).to_owned()).collect(),
+        units: parts.iter().map(|(_, unit)| (*unit).to_owned()).collect(),
+        ..Feature::vector(name, u32::try_from(parts.len()).expect("a layout has a handful of numbers"))
+    };
+    let (min, max) = ACTION_LIMITS.iter().map(|&(low, high)| (f64::from(low), f64::from(high))).unzip();
+    Embodiment {
+        name: "sim-cell".to_owned(),
+        rate_hz: f64::from(CONTROL_HZ),
+        features: vec![
+            vector(OBSERVATION_STATE, &OBSERVATION_NAMES),
+            Feature { min, max, ..vector(ACTION, &ACTION_NAMES) },
+        ],
+    }
+}
 
 /// An observation by name, for those who read it in the layout's own terms.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -119,5 +132,26 @@ impl From<&Observation> for Senses {
             tangent: vector(17),
             remaining: observation[20],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn embodiment_is_valid_and_names_every_number() {
+        let body = embodiment();
+        body.check().unwrap();
+        assert_eq!(body.features[0].names.len(), OBSERVATION_DIM);
+        assert_eq!(body.features[1].units, ["m/s", "m/s", "m/s", "1"]);
+        assert_eq!(body.features[1].max[3], 1.0);
+    }
+
+    #[test]
+    fn senses_and_observation_are_one_layout() {
+        let observation: Observation = std::array::from_fn(|index| index as f32);
+        assert_eq!(Observation::from(Senses::from(&observation)), observation);
+        assert_eq!(Senses::from(&observation).remaining, 20.0);
     }
 }

@@ -27,11 +27,7 @@ impl Randomness {
         let mut key = *b"zunft-sim randomness............";
         key[24..].copy_from_slice(&seed.to_le_bytes());
         let mut generator = ChaCha8Rng::from_seed(key);
-        generator.set_stream(
-            u64::from(stream.purpose) << 48
-                | u64::from(stream.robot) << 32
-                | u64::from(stream.index),
-        );
+        generator.set_stream(u64::from(stream.purpose) << 48 | u64::from(stream.robot) << 32 | u64::from(stream.index));
         Self(generator)
     }
 
@@ -66,24 +62,11 @@ mod tests {
 
     #[test]
     fn same_seed_and_stream_repeat_and_others_differ() {
-        let stream = Stream {
-            purpose: 1,
-            robot: 2,
-            index: 3,
-        };
+        let stream = Stream { purpose: 1, robot: 2, index: 3 };
         assert_eq!(words(7, stream), words(7, stream));
         assert_ne!(words(7, stream), words(8, stream));
         assert_ne!(words(7, stream), words(7, Stream { index: 4, ..stream }));
         assert_ne!(words(7, stream), words(7, Stream { robot: 3, ..stream }));
-        assert_ne!(
-            words(7, stream),
-            words(
-                7,
-                Stream {
-                    purpose: 2,
-                    ..stream
-                }
-            )
-        );
+        assert_ne!(words(7, stream), words(7, Stream { purpose: 2, ..stream }));
     }
 }

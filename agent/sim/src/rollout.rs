@@ -36,10 +36,7 @@ pub struct DemonstratedStep {
 ///
 /// # Errors
 /// When the pilot returns an action that is not finite.
-pub fn rollout(
-    start: &Start,
-    mut pilot: impl FnMut(&[f32]) -> Action,
-) -> Result<Rollout, StepError> {
+pub fn rollout(start: &Start, mut pilot: impl FnMut(&[f32]) -> Action) -> Result<Rollout, StepError> {
     let mut cell = Cell::new(start);
     let (mut steps, mut reward) = (0, 0.0);
     loop {
@@ -57,10 +54,7 @@ pub fn rollout(
 ///
 /// # Errors
 /// Never in practice: the expert's actions are finite.
-pub fn demonstrate(
-    start: &Start,
-    mut record: impl FnMut(&DemonstratedStep),
-) -> Result<Rollout, StepError> {
+pub fn demonstrate(start: &Start, mut record: impl FnMut(&DemonstratedStep)) -> Result<Rollout, StepError> {
     let mut cell = Cell::new(start);
     let mut bumps = Bumps::new(start.task(), start.noise_seed);
     let (mut steps, mut reward) = (0, 0.0);
@@ -70,11 +64,7 @@ pub fn demonstrate(
         let result = cell.step_disturbed(&action, bumps.next_bump())?;
         steps += 1;
         reward += result.reward;
-        record(&DemonstratedStep {
-            observation,
-            action,
-            reward: result.reward,
-        });
+        record(&DemonstratedStep { observation, action, reward: result.reward });
         if let Some(end) = result.end {
             return Ok(Rollout { end, steps, reward });
         }

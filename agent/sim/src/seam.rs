@@ -59,25 +59,15 @@ impl Seam {
         for piece in 0..PIECES {
             let part = (piece as f32 + 0.5) / PIECES as f32;
             let swing = std::f32::consts::TAU * part;
-            let ahead = direction(
-                shape.heading + shape.turn * (2.0 * part - 1.0) + shape.wave * sine(swing),
-            );
+            let ahead = direction(shape.heading + shape.turn * (2.0 * part - 1.0) + shape.wave * sine(swing));
             // The height is a wave as well; its slope is what one piece climbs.
             let climb = shape.rise / shape.length * std::f32::consts::TAU * direction(swing)[0];
             let flat = 1.0 / (1.0 + climb * climb).sqrt();
-            corner = [
-                corner[0] + ahead[0] * flat * run,
-                corner[1] + ahead[1] * flat * run,
-                corner[2] + climb * flat * run,
-            ];
+            corner =
+                [corner[0] + ahead[0] * flat * run, corner[1] + ahead[1] * flat * run, corner[2] + climb * flat * run];
             corners.push(corner);
         }
-        Self {
-            corners,
-            piece_length: run,
-            piece: 0,
-            travelled: 0.0,
-        }
+        Self { corners, piece_length: run, piece: 0, travelled: 0.0 }
     }
 
     pub(crate) fn length(&self) -> f32 {
@@ -86,10 +76,7 @@ impl Seam {
 
     /// The place reached so far.
     pub(crate) fn reached(&self) -> SeamPoint {
-        self.point(
-            self.piece,
-            self.travelled - self.piece as f32 * self.piece_length,
-        )
+        self.point(self.piece, self.travelled - self.piece as f32 * self.piece_length)
     }
 
     /// Goes on to the point nearest to `torch`, never back and never far ahead.
@@ -116,10 +103,7 @@ impl Seam {
     }
 
     fn tangent(&self, piece: usize) -> [f32; 3] {
-        scaled(
-            minus(self.corners[piece + 1], self.corners[piece]),
-            1.0 / self.piece_length,
-        )
+        scaled(minus(self.corners[piece + 1], self.corners[piece]), 1.0 / self.piece_length)
     }
 
     fn point(&self, piece: usize, run: f32) -> SeamPoint {

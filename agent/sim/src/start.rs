@@ -46,11 +46,7 @@ impl Purpose {
             Self::Practice { robot } => (2, robot),
             Self::HeldOut => (3, 0),
         };
-        Stream {
-            purpose,
-            robot,
-            index,
-        }
+        Stream { purpose, robot, index }
     }
 }
 
@@ -119,11 +115,7 @@ impl Range {
     /// Every start of `task`.
     #[must_use]
     pub const fn whole(task: Task) -> Self {
-        Self {
-            task,
-            sector: 0,
-            sectors: 1,
-        }
+        Self { task, sector: 0, sectors: 1 }
     }
 
     /// The part of `task` that robot number `robot` of `robots` covers.
@@ -137,11 +129,7 @@ impl Range {
         if robot >= robots {
             return Err(RangeError::Robot { robot, robots });
         }
-        Ok(Self {
-            task,
-            sector: robot,
-            sectors: robots,
-        })
+        Ok(Self { task, sector: robot, sectors: robots })
     }
 
     /// The task.
@@ -161,31 +149,18 @@ impl Range {
     #[must_use]
     pub fn start(&self, seed: u64, purpose: Purpose, index: u32) -> Start {
         let mut randomness = Randomness::new(seed, purpose.stream(index));
-        let (first, end) = (
-            self.first_bearing(self.sector),
-            self.first_bearing(self.sector + 1),
-        );
+        let (first, end) = (self.first_bearing(self.sector), self.first_bearing(self.sector + 1));
         let bearing = first + (randomness.unit() * (end - first) as f32) as u32;
         let radians = bearing as f32 * (TAU / BEARINGS as f32);
         let noise_seed = randomness.word();
         // Pushing and welding begin with the tool ready: the fingers closed to one rod.
-        let opening = if self.task == Task::PickPlace {
-            randomness.unit()
-        } else {
-            0.0
-        };
+        let opening = if self.task == Task::PickPlace { randomness.unit() } else { 0.0 };
         let (scene, gripper) = match self.task {
             Task::Push => push(radians, &mut randomness),
             Task::PickPlace => pick_place(radians, &mut randomness),
             Task::WeldSeam => weld_seam(radians, &mut randomness),
         };
-        Start {
-            scene,
-            gripper,
-            opening,
-            bearing,
-            noise_seed,
-        }
+        Start { scene, gripper, opening, bearing, noise_seed }
     }
 
     /// The least bearing that [`Self::contains`] counts to `sector`.
@@ -230,11 +205,7 @@ fn push(bearing: f32, randomness: &mut Randomness) -> (Scene, [f32; 3]) {
         goal: along(middle, ahead, 0.5 * distance),
     };
     let hand = along(
-        along(
-            position,
-            ahead,
-            -workpiece.radius - randomness.between(0.03, 0.05),
-        ),
+        along(position, ahead, -workpiece.radius - randomness.between(0.03, 0.05)),
         side,
         randomness.within(0.03),
     );
@@ -249,11 +220,7 @@ fn pick_place(bearing: f32, randomness: &mut Randomness) -> (Scene, [f32; 3]) {
     let carry = randomness.between(0.10, 0.16);
     let side = direction(bearing + TAU / 4.0);
     let middle = [randomness.within(0.02), randomness.within(0.02)];
-    let position = along(
-        along(middle, side, randomness.within(0.02)),
-        ahead,
-        0.5 * (reach - carry),
-    );
+    let position = along(along(middle, side, randomness.within(0.02)), ahead, 0.5 * (reach - carry));
     let workpiece = Workpiece {
         position,
         radius: randomness.between(0.020, 0.026),
@@ -261,11 +228,7 @@ fn pick_place(bearing: f32, randomness: &mut Randomness) -> (Scene, [f32; 3]) {
         friction: randomness.between(0.9, 1.3),
         goal: along(along(position, ahead, carry), side, randomness.within(0.04)),
     };
-    let hand = along(
-        along(position, ahead, -reach),
-        side,
-        randomness.within(0.03),
-    );
+    let hand = along(along(position, ahead, -reach), side, randomness.within(0.03));
     let gripper = [hand[0], hand[1], randomness.between(0.09, 0.13)];
     (Scene::PickPlace(workpiece), gripper)
 }
@@ -285,16 +248,8 @@ fn weld_seam(bearing: f32, randomness: &mut Randomness) -> (Scene, [f32; 3]) {
         wave: randomness.within(0.3),
         rise: randomness.within(0.02),
     };
-    let behind = along(
-        along(origin, ahead, -randomness.between(0.002, 0.010)),
-        side,
-        randomness.within(0.004),
-    );
-    let gripper = [
-        behind[0],
-        behind[1],
-        shape.origin[2] + randomness.within(0.004),
-    ];
+    let behind = along(along(origin, ahead, -randomness.between(0.002, 0.010)), side, randomness.within(0.004));
+    let gripper = [behind[0], behind[1], shape.origin[2] + randomness.within(0.004)];
     (Scene::WeldSeam(shape), gripper)
 }
 

@@ -40,12 +40,7 @@ impl FromStr for Task {
     type Err = UnknownTask;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|task| task.name() == name)
-            .ok_or_else(|| UnknownTask {
-                name: name.to_owned(),
-            })
+        Self::ALL.into_iter().find(|task| task.name() == name).ok_or_else(|| UnknownTask { name: name.to_owned() })
     }
 }
 
@@ -71,9 +66,6 @@ mod tests {
     #[test]
     fn unknown_task_is_named_with_the_remedy() {
         let error = "fold-towel".parse::<Task>().unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "unknown task \"fold-towel\": choose push, pick-place or weld-seam"
-        );
+        assert_eq!(error.to_string(), "unknown task \"fold-towel\": choose push, pick-place or weld-seam");
     }
 }

@@ -28,9 +28,5 @@ pub(crate) fn flat(vector: [f32; 3]) -> [f32; 3] {
 /// `vector`, shortened to `limit` if it is longer.
 pub(crate) fn at_most(vector: [f32; 3], limit: f32) -> [f32; 3] {
     let length = length(vector);
-    if length > limit {
-        scaled(vector, limit / length)
-    } else {
-        vector
-    }
+    if length > limit { scaled(vector, limit / length) } else { vector }
 }

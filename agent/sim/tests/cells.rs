@@ -28,10 +28,7 @@ fn trajectory_hash(task: Task) -> u64 {
         }
     };
     rollout::demonstrate(&first_start(task), |step| {
-        step.observation
-            .iter()
-            .chain(&step.action)
-            .for_each(|&number| eat(number));
+        step.observation.iter().chain(&step.action).for_each(|&number| eat(number));
         eat(step.reward);
     })
     .unwrap();
@@ -52,11 +49,7 @@ fn cell_with_lifted_object() -> Cell {
     let mut cell = Cell::new(&first_start(Task::PickPlace));
     while object_position(cell.observation())[2] < 0.07 {
         let action = expert::act(Task::PickPlace, cell.observation());
-        assert_eq!(
-            cell.step(&action).unwrap().end,
-            None,
-            "the episode ended before the object was lifted"
-        );
+        assert_eq!(cell.step(&action).unwrap().end, None, "the episode ended before the object was lifted");
     }
     cell
 }
@@ -72,11 +65,7 @@ fn same_start_and_actions_give_the_same_bits() {
 #[test]
 fn trajectories_are_those_that_were_measured() {
     let hashes = Task::ALL.map(trajectory_hash);
-    let pinned = [
-        0xfee4_2a64_4349_19de,
-        0x6f43_df79_f298_2929,
-        0x4ce2_dc1e_3906_c7f4,
-    ];
+    let pinned = [0xfee4_2a64_4349_19de, 0x6f43_df79_f298_2929, 0x4ce2_dc1e_3906_c7f4];
     assert_eq!(hashes, pinned, "found {hashes:#018x?}");
 }
 
@@ -85,17 +74,9 @@ fn experts_succeed_on_98_percent_of_the_whole_range() {
     const EPISODES: u32 = 200;
     for task in Task::ALL {
         let successes = rollout::held_out_starts(task, 20, EPISODES)
-            .filter(|start| {
-                rollout::rollout(start, expert_pilot(task))
-                    .unwrap()
-                    .end
-                    .success()
-            })
+            .filter(|start| rollout::rollout(start, expert_pilot(task)).unwrap().end.success())
             .count();
-        assert!(
-            successes as f32 >= 0.98 * EPISODES as f32,
-            "{task}: {successes} of {EPISODES}"
-        );
+        assert!(successes as f32 >= 0.98 * EPISODES as f32, "{task}: {successes} of {EPISODES}");
     }
 }
 
@@ -107,10 +88,7 @@ fn bumped_demonstrations_still_succeed() {
             .map(|index| Range::whole(task).start(3, Purpose::Demonstration { robot: 0 }, index))
             .filter(|start| rollout::demonstrate(start, |_| {}).unwrap().end.success())
             .count();
-        assert!(
-            successes as f32 >= 0.95 * EPISODES as f32,
-            "{task}: {successes} of {EPISODES}"
-        );
+        assert!(successes as f32 >= 0.95 * EPISODES as f32, "{task}: {successes} of {EPISODES}");
     }
 }
 
@@ -118,16 +96,8 @@ fn bumped_demonstrations_still_succeed() {
 fn doing_nothing_runs_into_the_step_limit() {
     for task in Task::ALL {
         let run = rollout::rollout(&first_start(task), |_| [0.0; 4]).unwrap();
-        assert!(
-            !run.end.success() && !run.end.terminated(),
-            "{task} {}",
-            run.end
-        );
-        assert!(
-            run.reward.abs() < 0.05,
-            "{task} was rewarded {}",
-            run.reward
-        );
+        assert!(!run.end.success() && !run.end.terminated(), "{task} {}", run.end);
+        assert!(run.reward.abs() < 0.05, "{task} was rewarded {}", run.reward);
     }
 }
 
@@ -136,11 +106,7 @@ fn rewards_of_a_success_add_up_to_about_one() {
     for task in Task::ALL {
         let run = rollout::rollout(&first_start(task), expert_pilot(task)).unwrap();
         assert!(run.end.success() && run.end.terminated());
-        assert!(
-            (0.7..=1.05).contains(&run.reward),
-            "{task} was rewarded {}",
-            run.reward
-        );
+        assert!((0.7..=1.05).contains(&run.reward), "{task} was rewarded {}", run.reward);
     }
 }
 
@@ -148,18 +114,10 @@ fn rewards_of_a_success_add_up_to_about_one() {
 fn sectors_partition_the_range() {
     for task in Task::ALL {
         for robots in [1, 2, 3, 7, 8, 10] {
-            let sectors: Vec<_> = (0..robots)
-                .map(|robot| Range::sector(task, robot, robots).unwrap())
-                .collect();
+            let sectors: Vec<_> = (0..robots).map(|robot| Range::sector(task, robot, robots).unwrap()).collect();
             for index in 0..200 {
                 let start = Range::whole(task).start(5, Purpose::HeldOut, index);
-                assert_eq!(
-                    sectors
-                        .iter()
-                        .filter(|sector| sector.contains(&start))
-                        .count(),
-                    1
-                );
+                assert_eq!(sectors.iter().filter(|sector| sector.contains(&start)).count(), 1);
             }
             for (robot, sector) in (0..robots).zip(&sectors) {
                 let start = sector.start(5, Purpose::Demonstration { robot }, 0);
@@ -180,10 +138,7 @@ fn held_out_starts_are_never_demonstrated_or_practised() {
             Purpose::Demonstration { robot: 1 },
             Purpose::Practice { robot: 0 },
         ] {
-            assert!(
-                seen.insert(range.start(11, purpose, index).noise_seed),
-                "{purpose:?} {index}"
-            );
+            assert!(seen.insert(range.start(11, purpose, index).noise_seed), "{purpose:?} {index}");
         }
     }
 }
@@ -249,14 +204,8 @@ fn bad_actions_are_refused_and_change_nothing() {
     let before = *cell.observation();
     assert_eq!(cell.step(&[0.0; 3]), Err(StepError::Length { found: 3 }));
     let error = cell.step(&[0.0, f32::INFINITY, 0.0, 0.0]).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "number 1 of the action is inf: send finite numbers only"
-    );
-    assert!(matches!(
-        cell.step(&[0.0, 0.0, f32::NAN, 0.0]),
-        Err(StepError::NotFinite { index: 2, .. })
-    ));
+    assert_eq!(error.to_string(), "number 1 of the action is inf: send finite numbers only");
+    assert!(matches!(cell.step(&[0.0, 0.0, f32::NAN, 0.0]), Err(StepError::NotFinite { index: 2, .. })));
     assert_eq!(*cell.observation(), before);
 }
 
@@ -279,15 +228,9 @@ fn commands_beyond_the_limits_are_clipped() {
 
 #[test]
 fn impossible_divisions_are_refused_by_name() {
-    assert_eq!(
-        Range::sector(Task::Push, 0, 0),
-        Err(RangeError::Robots { robots: 0 })
-    );
+    assert_eq!(Range::sector(Task::Push, 0, 0), Err(RangeError::Robots { robots: 0 }));
     let error = Range::sector(Task::Push, 8, 8).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "there is no robot 8 among 8: give 0 to 7"
-    );
+    assert_eq!(error.to_string(), "there is no robot 8 among 8: give 0 to 7");
 }
 
 #[test]
@@ -295,9 +238,6 @@ fn scene_fits_the_task() {
     for task in Task::ALL {
         let start = first_start(task);
         assert_eq!(start.task(), task);
-        assert_eq!(
-            matches!(start.scene, Scene::WeldSeam(_)),
-            task == Task::WeldSeam
-        );
+        assert_eq!(matches!(start.scene, Scene::WeldSeam(_)), task == Task::WeldSeam);
     }
 }

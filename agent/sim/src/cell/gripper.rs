@@ -5,8 +5,8 @@
 //! to what it grips, and holds by contact and friction alone. It does not know tasks.
 
 use rapier3d::prelude::{
-    CoefficientCombineRule, ColliderBuilder, ColliderHandle, Group, InteractionGroups,
-    InteractionTestMode, PhysicsWorld, RigidBodyBuilder, RigidBodyHandle, Vector,
+    CoefficientCombineRule, ColliderBuilder, ColliderHandle, Group, InteractionGroups, InteractionTestMode,
+    PhysicsWorld, RigidBodyBuilder, RigidBodyHandle, Vector,
 };
 
 use crate::{angle::direction, observation::OPENING_MAX};
@@ -75,31 +75,18 @@ impl Gripper {
     pub(super) fn new(world: &mut PhysicsWorld, position: [f32; 3], opening: f32) -> Self {
         let rest = 0.5 * OPENING_MAX * opening;
         let fingers = [1.0, -1.0].map(|side| Finger::new(world, position, side, rest));
-        Self {
-            position,
-            velocity: [0.0; 3],
-            fingers,
-            rest,
-        }
+        Self { position, velocity: [0.0; 3], fingers, rest }
     }
 
     /// Sets the drives for the next physics step of `dt` seconds: the palm's velocity and the fraction of the opening.
-    pub(super) fn drive(
-        &mut self,
-        world: &mut PhysicsWorld,
-        velocity: [f32; 3],
-        opening: f32,
-        dt: f32,
-    ) {
+    pub(super) fn drive(&mut self, world: &mut PhysicsWorld, velocity: [f32; 3], opening: f32, dt: f32) {
         let velocity_before = self.velocity[1];
         let gain = ACCELERATION_MAX * dt;
         for axis in 0..3 {
             let (low, high) = WORKSPACE[axis];
             let change = (velocity[axis] - self.velocity[axis]).clamp(-gain, gain);
-            self.velocity[axis] = (self.velocity[axis] + change).clamp(
-                (low - self.position[axis]) / dt,
-                (high - self.position[axis]) / dt,
-            );
+            self.velocity[axis] = (self.velocity[axis] + change)
+                .clamp((low - self.position[axis]) / dt, (high - self.position[axis]) / dt);
         }
         let wanted = opening * (0.5 * OPENING_MAX + SQUEEZE) - SQUEEZE;
         self.rest += (wanted - self.rest).clamp(-FINGER_SPEED * dt, FINGER_SPEED * dt);
@@ -125,17 +112,14 @@ impl Gripper {
     /// Clear width between the fingers.
     pub(super) fn opening(&self, world: &PhysicsWorld) -> f32 {
         let [left, right] = &self.fingers;
-        let apart =
-            world.bodies[left.body].translation().y - world.bodies[right.body].translation().y;
+        let apart = world.bodies[left.body].translation().y - world.bodies[right.body].translation().y;
         apart.max(0.0)
     }
 
     /// Whether a finger bears on `collider`.
     pub(super) fn touches(&self, world: &PhysicsWorld, collider: ColliderHandle) -> bool {
         self.fingers.iter().any(|finger| {
-            world
-                .contact_pair(finger.collider, collider)
-                .is_some_and(|pair| pair.total_impulse_magnitude() > 0.0)
+            world.contact_pair(finger.collider, collider).is_some_and(|pair| pair.total_impulse_magnitude() > 0.0)
         })
     }
 }
@@ -154,17 +138,9 @@ impl Finger {
             .mass(FINGER_MASS)
             .friction(PAD_FRICTION)
             .friction_combine_rule(CoefficientCombineRule::Multiply)
-            .collision_groups(InteractionGroups::new(
-                FINGERS,
-                !FINGERS,
-                InteractionTestMode::And,
-            ));
+            .collision_groups(InteractionGroups::new(FINGERS, !FINGERS, InteractionTestMode::And));
         let (body, collider) = world.insert(body, shape);
-        Self {
-            body,
-            collider,
-            side,
-        }
+        Self { body, collider, side }
     }
 
     /// Takes the finger along with the palm, whose velocity along the slide was `velocity_before`.
@@ -191,8 +167,7 @@ impl Finger {
 fn finger_corners(side: f32) -> Vec<Vector> {
     (0..=FINGER_FACETS)
         .flat_map(|facet| {
-            let [x, y] =
-                direction(std::f32::consts::PI * f32::from(facet) / f32::from(FINGER_FACETS));
+            let [x, y] = direction(std::f32::consts::PI * f32::from(facet) / f32::from(FINGER_FACETS));
             [-FINGER_HALF_HEIGHT, FINGER_HALF_HEIGHT]
                 .map(|z| Vector::new(FINGER_RADIUS * x, side * FINGER_RADIUS * y, z))
         })

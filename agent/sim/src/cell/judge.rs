@@ -146,9 +146,9 @@ impl Judge {
         let end = match self.outcome(moment) {
             Some(true) => Some(EpisodeEnd::Succeeded),
             Some(false) => Some(EpisodeEnd::Failed),
-            None if self.steps >= steps_max(self.task) => Some(EpisodeEnd::StepLimit {
-                steps_max: steps_max(self.task),
-            }),
+            None if self.steps >= steps_max(self.task) => {
+                Some(EpisodeEnd::StepLimit { steps_max: steps_max(self.task) })
+            }
             None => None,
         };
         (reward, end)
@@ -159,11 +159,7 @@ impl Judge {
         let lost = moment.object_height < FALLEN_HEIGHT || self.distance > LOST_DISTANCE;
         match self.task {
             Task::Push if near(PUSH_TOLERANCE) => Some(true),
-            Task::PickPlace
-                if near(PLACE_TOLERANCE) && !moment.held && moment.object_speed < STILL_SPEED =>
-            {
-                Some(true)
-            }
+            Task::PickPlace if near(PLACE_TOLERANCE) && !moment.held && moment.object_speed < STILL_SPEED => Some(true),
             Task::Push | Task::PickPlace => lost.then_some(false),
             Task::WeldSeam if self.bad_length > self.bad_length_max => Some(false),
             Task::WeldSeam => (moment.remaining < WELD_END).then_some(true),

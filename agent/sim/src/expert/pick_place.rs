@@ -21,22 +21,13 @@ const SPEED: f32 = 0.16;
 pub(super) fn act(senses: &Senses) -> Action {
     let reach = length(senses.object);
     let closing = ramp(reach, 0.040, 0.022);
-    let gripped = ramp(reach, 0.045, 0.030)
-        * ramp(senses.opening - 2.0 * senses.radius, 2.5 * GRIPPED, GRIPPED);
+    let gripped = ramp(reach, 0.045, 0.030) * ramp(senses.opening - 2.0 * senses.radius, 2.5 * GRIPPED, GRIPPED);
     let placed = ramp(length(senses.goal), 0.020, 0.010);
 
     let approach = over_then_down(senses.object);
     let carry = carry(senses.goal);
-    let velocity = scaled(
-        plus(scaled(approach, 1.0 - gripped), scaled(carry, gripped)),
-        1.0 - placed,
-    );
-    [
-        velocity[0],
-        velocity[1],
-        velocity[2],
-        placed.max(1.0 - closing),
-    ]
+    let velocity = scaled(plus(scaled(approach, 1.0 - gripped), scaled(carry, gripped)), 1.0 - placed);
+    [velocity[0], velocity[1], velocity[2], placed.max(1.0 - closing)]
 }
 
 /// Above the place `gap` away first, then down to it.

@@ -30,10 +30,5 @@ pub(super) fn act(senses: &Senses) -> Action {
     let lined_up = 1.5 * ramp(length(aside), 1.5 * ASIDE_MAX, 0.0) - 0.5;
     let push = scaled(at_most(scaled(to_goal, PUSH_GAIN), PUSH_SPEED), lined_up);
     let velocity = plus(push, scaled(aside, -GAIN));
-    [
-        velocity[0],
-        velocity[1],
-        GAIN * (LOW - senses.position[2]),
-        0.0,
-    ]
+    [velocity[0], velocity[1], GAIN * (LOW - senses.position[2]), 0.0]
 }

@@ -10,12 +10,6 @@ use crate::{
 const GAIN: f32 = 7.0;
 
 pub(super) fn act(senses: &Senses) -> Action {
-    let velocity = at_most(
-        plus(
-            scaled(senses.tangent, WELD_SPEED),
-            scaled(senses.seam, GAIN),
-        ),
-        SPEED_MAX,
-    );
+    let velocity = at_most(plus(scaled(senses.tangent, WELD_SPEED), scaled(senses.seam, GAIN)), SPEED_MAX);
     [velocity[0], velocity[1], velocity[2], 0.0]
 }
