@@ -12,8 +12,13 @@ pub mod normalizer;
 pub mod package;
 pub mod policy;
 pub mod runtime;
+mod seeded;
 pub mod signing;
 pub mod weights;
 
 #[cfg(feature = "train")]
 pub mod data;
+#[cfg(feature = "train")]
+pub mod train;
+#[cfg(feature = "train")]
+pub mod window;

@@ -352,3 +352,8 @@ impl Package {
 fn tensors(file: &'static str, bytes: &[u8]) -> Result<Weights, PackageError> {
     Weights::from_safetensors(bytes).map_err(|source| PackageError::Tensors { file, source })
 }
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -312,3 +312,6 @@ fn limits_of(action: &Feature) -> Vec<(f32, f32)> {
         .map(|dimension| (limit(&action.min, dimension, f32::MIN), limit(&action.max, dimension, f32::MAX)))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -113,10 +113,15 @@ pub fn sign_package(folder: &Path, key: &SigningKey) -> Result<Vec<u8>, SignErro
     let package = Package::read(folder)?;
     let envelope = Envelope::sign(RELEASE_TYPE, &package.manifest_bytes, &[key]).to_json();
     let path = folder.join(ENVELOPE_FILE);
-    let staging = folder.with_extension("sign.part");
+    // Beside the folder, since a package holds no file that its manifest does not list.
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let staging = folder.with_file_name(format!(".{name}.sign.part"));
     crate::package::write_synced(&staging, &envelope)
         .and_then(|()| fs::rename(&staging, &path))
         .and_then(|()| sync_folder(folder))
         .map_err(|source| SignError::Io { path, source })?;
     Ok(envelope)
 }
+
+#[cfg(test)]
+mod tests;

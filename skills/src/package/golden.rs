@@ -75,10 +75,9 @@ impl Golden {
         let task_count = runtime.tasks().len();
         let (mut observations, mut tasks, mut answers) = (Vec::new(), Vec::new(), Vec::new());
         for (index, (task, observation)) in inputs.iter().enumerate() {
+            assert!(*task < task_count, "golden inputs name tasks of the skill");
             let mut one_hot = vec![0.0; task_count];
-            if let Some(code) = one_hot.get_mut(*task) {
-                *code = 1.0;
-            }
+            one_hot[*task] = 1.0;
             answers.extend(runtime.predict(&one_hot, observation).map_err(|source| (index, source))?);
             observations.extend_from_slice(observation);
             tasks.extend(one_hot);

@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 use burn::module::Param;
 use burn::nn::Linear;
 use burn::tensor::{Device, Tensor, TensorData};
-use rand::{RngExt as _, SeedableRng as _};
-use rand_chacha::ChaCha8Rng;
+use rand::RngExt as _;
 
+use crate::seeded;
 use crate::weights::{Weights, WeightsError};
 
 /// A source of parameters.
@@ -66,7 +66,7 @@ impl<'a> Parameters<'a> {
         match self {
             Self::Seed(seed) => {
                 let count = shape.iter().product();
-                let mut rng = named_rng(*seed, name);
+                let mut rng = seeded::rng(*seed, name, 0);
                 Ok((0..count).map(|_| rng.random_range(-bound..bound)).collect())
             }
             Self::Stored { weights, used } => {
@@ -94,12 +94,4 @@ fn values_of<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 /// `[rows, columns]` to `[columns, rows]`.
 fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
-}
-
-/// A generator of its own for everything that has a name.
-fn named_rng(seed: u64, name: &str) -> ChaCha8Rng {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&seed.to_le_bytes());
-    hasher.update(name.as_bytes());
-    ChaCha8Rng::from_seed(*hasher.finalize().as_bytes())
 }
