@@ -4,12 +4,20 @@
 //! knows a network: a hub's store and a local directory both look like an [`EpisodeSource`].
 
 mod dataset;
+mod import;
 mod lerobot;
 mod selection;
 mod snapshot_dir;
 mod source;
 
+#[cfg(test)]
+pub(crate) mod fixture;
+
 pub use dataset::{DATASET_VALUES_MAX, Dataset, DatasetEpisode, DatasetError};
+pub use import::{
+    EpisodeSink, ImportError, ImportOptions, ImportProgress, ImportedEpisode, SinkError, import_episode,
+    import_lerobot, robot_for,
+};
 pub use lerobot::{
     LEROBOT_EPISODE_VALUES_MAX, LeRobotDataset, LeRobotEpisode, LeRobotEpisodes, LeRobotError, LeRobotOptions,
     LeRobotTask,

@@ -480,3 +480,217 @@ fn read_chunk(source: &mut dyn EpisodeSource, episode: &Selected, chunk_ref: &Ch
     }
     Ok(chunk)
 }
+
+#[cfg(test)]
+mod tests {
+    use zunft_protocol::episode::Actor;
+
+    use super::*;
+    use crate::data::fixture::{embodiment, episode, episode_of};
+    use crate::data::selection::ActorKind;
+
+    /// Episodes in memory.
+    struct Memory {
+        snapshot: Snapshot,
+        manifests: HashMap<EpisodeId, Vec<u8>>,
+        chunks: HashMap<ChunkId, Vec<u8>>,
+    }
+
+    impl Memory {
+        fn of(episodes: Vec<(Manifest, Vec<Vec<u8>>)>) -> Self {
+            let mut memory = Self {
+                snapshot: Snapshot::new("acme".parse().unwrap(), "test".into(), Vec::new()),
+                manifests: HashMap::new(),
+                chunks: HashMap::new(),
+            };
+            for (manifest, chunks) in episodes {
+                memory.chunks.extend(chunks.into_iter().map(|bytes| (ChunkId::of(&bytes), bytes)));
+                let (id, robot) = (manifest.id(), manifest.robot.clone());
+                memory.snapshot.episodes.push(SnapshotEpisode { robot, ordinal: manifest.ordinal, id });
+                memory.manifests.insert(id, manifest.encode());
+            }
+            memory.snapshot.episodes.sort();
+            memory
+        }
+
+        fn load(&mut self, selection: &Selection) -> Result<Dataset, DatasetError> {
+            Dataset::load(self, selection)
+        }
+    }
+
+    impl EpisodeSource for Memory {
+        fn snapshot(&self) -> &Snapshot {
+            &self.snapshot
+        }
+
+        fn manifest(&mut self, id: EpisodeId) -> Result<Vec<u8>, SourceError> {
+            let missing = SourceError::Missing { what: "episode", id: id.to_string() };
+            self.manifests.get(&id).cloned().ok_or(missing)
+        }
+
+        fn chunk(&mut self, id: ChunkId) -> Result<Vec<u8>, SourceError> {
+            let missing = SourceError::Missing { what: "chunk", id: id.to_string() };
+            self.chunks.get(&id).cloned().ok_or(missing)
+        }
+    }
+
+    /// `reach` at 0, 2, 3 (a failure) and 4, `push` at 1.
+    fn fleet() -> Vec<(Manifest, Vec<Vec<u8>>)> {
+        let mut episodes = vec![
+            episode(0, "reach", &[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]),
+            episode(1, "push", &[[7.0, 8.0]]),
+            episode(2, "reach", &[[9.0, 10.0]]),
+            episode(3, "reach", &[[11.0, 12.0]]),
+            episode(4, "reach", &[[13.0, 14.0]]),
+        ];
+        episodes[3].0.outcome = Outcome::Failure;
+        episodes
+    }
+
+    #[test]
+    fn arrays_hold_every_step_in_canonical_order() {
+        let mut backwards = fleet();
+        backwards.reverse();
+        let dataset = Memory::of(backwards).load(&Selection::default()).unwrap();
+        assert_eq!(dataset, Memory::of(fleet()).load(&Selection::default()).unwrap());
+        assert_eq!((dataset.observation_dim, dataset.action_dim, dataset.steps()), (2, 1, 7));
+        assert_eq!(dataset.observations, (1..=14).map(|value| value as f32).collect::<Vec<_>>());
+        assert_eq!(dataset.actions, [3.0, 7.0, 11.0, 15.0, 19.0, 23.0, 27.0]);
+        let tasks: Vec<&str> = dataset.tasks.iter().map(TaskName::as_str).collect();
+        assert_eq!(tasks, ["push", "reach"]);
+        let episodes: Vec<_> = dataset.episodes.iter().map(|episode| (episode.task, episode.steps.clone())).collect();
+        assert_eq!(episodes, [(1, 0..3), (0, 3..4), (1, 4..5), (1, 5..6), (1, 6..7)]);
+        assert_eq!(dataset.episodes[3].outcome, Outcome::Failure);
+    }
+
+    #[test]
+    fn all_f32_observations_are_flattened_in_order_and_others_left_out() {
+        let mut body = embodiment();
+        body.features.push(Feature::vector("observation.force", 3));
+        let mut camera = Feature::vector("observation.images.top", 4);
+        camera.dtype = Dtype::U8;
+        body.features.push(camera);
+        let mut memory = Memory::of(vec![episode_of(body, 0, "reach", &[[1.0, 2.0], [3.0, 4.0]])]);
+        let dataset = memory.load(&Selection::default()).unwrap();
+        assert_eq!(dataset.observation_dim, 5);
+        assert_eq!(dataset.observations, [1.0, 2.0, 0.0, 0.0, 0.0, 3.0, 4.0, 0.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn n_demonstrations_are_the_first_n_that_passed_the_other_filters() {
+        let selection = Selection {
+            outcomes: vec![Outcome::Success],
+            episodes_per_task_max: Some(2),
+            tasks: vec!["reach".parse().unwrap()],
+            ..Selection::default()
+        };
+        let dataset = Memory::of(fleet()).load(&selection).unwrap();
+        let all = Memory::of(fleet()).snapshot.episodes;
+        let ids: Vec<EpisodeId> = dataset.episodes.iter().map(|episode| episode.id).collect();
+        assert_eq!(ids, [all[0].id, all[2].id]);
+        let three = Selection { episodes_per_task_max: Some(3), ..selection };
+        assert_eq!(Memory::of(fleet()).load(&three).unwrap().episodes[2].id, all[4].id);
+    }
+
+    #[test]
+    fn an_empty_selection_says_which_filter_took_what() {
+        let refused = |selection: Selection, expected: &str| {
+            let error = Memory::of(fleet()).load(&selection).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        let tasks = || vec!["push".parse().unwrap()];
+        refused(
+            Selection { tasks: tasks(), outcomes: vec![Outcome::Failure], ..Selection::default() },
+            "the snapshot has 5, `tasks` left 1, `robots` 1, `actors` 1, `outcomes` 0",
+        );
+        refused(Selection { actors: vec![ActorKind::Human], ..Selection::default() }, "`robots` 5, `actors` 0");
+        refused(Selection { episodes_per_task_max: Some(0), ..Selection::default() }, "`episodes_per_task_max` 0");
+        let unknown = vec!["push".parse().unwrap(), "weld".parse().unwrap()];
+        refused(Selection { tasks: unknown, ..Selection::default() }, "no selected episode is of task weld");
+    }
+
+    #[test]
+    fn values_that_are_not_finite_are_refused_with_their_place() {
+        let mut episodes = fleet();
+        episodes[0] = episode(0, "reach", &[[1.0, 2.0], [3.0, 4.0], [5.0, f32::NAN]]);
+        let error = Memory::of(episodes).load(&Selection::default()).unwrap_err().to_string();
+        assert!(error.contains("recording 0) has NaN in \"observation.state\"[1] at step 2"), "{error}");
+        let bad = vec![episode(0, "reach", &[[f32::MAX, f32::MAX]])];
+        let error = Memory::of(bad).load(&Selection::default()).unwrap_err().to_string();
+        assert!(error.contains("has inf in \"action\"[0] at step 0"), "{error}");
+    }
+
+    #[test]
+    fn two_bodies_are_refused_with_both_names() {
+        let mut other = embodiment();
+        other.name = "leg".into();
+        let mut episodes = fleet();
+        episodes.push(episode_of(other, 9, "reach", &[[1.0, 2.0]]));
+        let error = Memory::of(episodes).load(&Selection::default()).unwrap_err().to_string();
+        assert!(error.contains("\"arm\"") && error.contains("\"leg\""), "{error}");
+    }
+
+    #[test]
+    fn bodies_without_anything_to_learn_are_refused() {
+        let mut body = embodiment();
+        body.features[0].dtype = Dtype::I64;
+        let blind = vec![episode_of(body, 0, "reach", &[[1.0, 2.0]])];
+        let error = Memory::of(blind).load(&Selection::default()).unwrap_err();
+        assert!(matches!(error, DatasetError::Features { missing: "observation", .. }));
+    }
+
+    #[test]
+    fn bytes_that_do_not_match_their_ids_are_refused() {
+        let flip = |bytes: &mut Vec<u8>| *bytes.last_mut().unwrap() ^= 1;
+        let mut memory = Memory::of(fleet());
+        memory.chunks.values_mut().for_each(flip);
+        let error = memory.load(&Selection::default()).unwrap_err();
+        assert!(matches!(error, DatasetError::Damaged { what: "chunk", .. }));
+        let mut memory = Memory::of(fleet());
+        memory.manifests.values_mut().for_each(flip);
+        let error = memory.load(&Selection::default()).unwrap_err();
+        assert!(matches!(error, DatasetError::Damaged { what: "manifest", .. }));
+        let mut memory = Memory::of(fleet());
+        memory.chunks.clear();
+        let error = memory.load(&Selection::default()).unwrap_err();
+        assert!(matches!(error, DatasetError::Source(SourceError::Missing { .. })));
+    }
+
+    #[test]
+    fn manifests_that_contradict_chunks_body_or_snapshot_are_refused() {
+        let check = |change: fn(&mut Manifest), expected: &str| {
+            let (mut manifest, chunks) = episode(0, "reach", &[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]);
+            change(&mut manifest);
+            let error = Memory::of(vec![(manifest, chunks)]).load(&Selection::default()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        check(|m| (m.streams[0].chunks[1].steps, m.steps) = (2, 4), "holds 1 steps; the manifest says 2");
+        check(|m| drop(m.streams[0].schema.columns.remove(1)), "records feature \"observation.state\" as nothing");
+        check(|m| m.streams[0].schema.columns[1].values = 3, "as 3 F32 values a step; its embodiment says 2");
+        check(|m| m.streams[0].schema.columns[0].values = 2, "cannot be decoded");
+        let mut memory = Memory::of(fleet());
+        memory.snapshot.episodes[0].ordinal = 7;
+        let error = memory.load(&Selection::default()).unwrap_err();
+        assert!(matches!(error, DatasetError::Contradiction { ordinal: 7, .. }));
+    }
+
+    #[test]
+    fn a_selection_larger_than_memory_is_refused_before_it_is_read() {
+        let mut episodes = fleet();
+        let chunk = episodes[0].0.streams[0].chunks[0].clone();
+        for (manifest, _) in &mut episodes {
+            manifest.streams[0].chunks = vec![ChunkRef { steps: 200_000_000, ..chunk.clone() }];
+            manifest.steps = 200_000_000;
+        }
+        let error = Memory::of(episodes).load(&Selection::default()).unwrap_err();
+        assert!(matches!(error, DatasetError::TooLarge { steps: 1_000_000_000, step_values: 3 }));
+    }
+
+    #[test]
+    fn selections_with_unknown_keys_are_refused() {
+        let parse = |text: &str| serde_json::from_str::<Selection>(text);
+        let selection = parse(r#"{"outcomes": ["success"], "actors": ["script"], "episodes_per_task_max": 50}"#).unwrap();
+        assert_eq!((selection.outcomes.len(), selection.actors[0]), (1, ActorKind::from(&Actor::Script)));
+        assert!(parse(r#"{"outcome": ["success"]}"#).unwrap_err().to_string().contains("outcome"));
+    }
+}

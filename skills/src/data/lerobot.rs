@@ -17,6 +17,11 @@ mod meta;
 mod rows;
 mod task_names;
 
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 
 use zunft_protocol::embodiment::Embodiment;
@@ -73,7 +78,7 @@ pub struct LeRobotEpisode {
     pub steps: usize,
     /// For each feature of the embodiment, in its order: `[steps, values]`.
     pub features: Vec<Vec<f32>>,
-    /// Reward that followed each step's action; 0 where the dataset has none. `[steps]`
+    /// Reward that followed each step's action; NaN where the dataset has none. `[steps]`
     pub rewards: Vec<f32>,
     /// Time of each step since the beginning. `[steps]`
     pub monotonic_ns: Vec<i64>,
@@ -159,7 +164,9 @@ fn read_episode(
             let dim = feature.values();
             check_finite(&path, &feature.name, dim, &values[steps * dim..], (meta.index, steps))?;
         }
-        check_finite(&path, REWARD, 1, &parts.rewards[steps..], (meta.index, steps))?;
+        if dataset.info.outcome_columns.contains(&REWARD) {
+            check_finite(&path, REWARD, 1, &parts.rewards[steps..], (meta.index, steps))?;
+        }
         steps += batch.rows();
     }
     let task = episode_task(dataset, &path, meta.index, &parts.task_indices)?;
@@ -201,7 +208,7 @@ impl EpisodeParts {
         if dataset.info.outcome_columns.contains(&REWARD) {
             batch.floats(REWARD, &[1], &mut self.rewards)?;
         } else {
-            self.rewards.resize(self.rewards.len() + batch.rows(), 0.0);
+            self.rewards.resize(self.rewards.len() + batch.rows(), f32::NAN);
         }
         for (name, last) in [(SUCCESS, &mut self.success), (DONE, &mut self.done), (TRUNCATED, &mut self.truncated)] {
             if dataset.info.outcome_columns.contains(&name) {
@@ -255,12 +262,12 @@ fn episode_task(
 fn step_times(path: &Path, episode: u64, fps: f64, timestamps: &[f64]) -> Result<Vec<i64>, LeRobotError> {
     // i64 nanoseconds end after 292 years.
     const SECS_MAX: f64 = 9e9;
-    let mut before = 0.0;
+    let mut least = 0.0;
     for (frame, &found) in timestamps.iter().enumerate() {
-        if !(found >= before && found <= SECS_MAX) {
+        if !(found >= least && found <= SECS_MAX) {
             return Err(LeRobotError::Timestamp { path: path.to_owned(), episode, frame, found });
         }
-        before = found;
+        least = found.next_up();
     }
     let nominal = |frame: usize| frame as f64 / fps;
     let synthetic = timestamps.iter().enumerate().all(|(frame, &found)| {

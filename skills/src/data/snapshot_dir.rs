@@ -480,3 +480,183 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
 fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::data::fixture::episode;
+
+    fn write(dir: &Path) -> (PathBuf, SnapshotId) {
+        let path = dir.join("demo");
+        let mut writer = SnapshotDirWriter::create(&path).unwrap();
+        for ordinal in [1, 0] {
+            let (manifest, chunks) = episode(ordinal, "reach", &[[1.0, 2.0]; 3]);
+            writer.add(&manifest.encode(), &chunks).unwrap();
+        }
+        let id = writer.finish("test").unwrap();
+        (path, id)
+    }
+
+    fn files(dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_was_written_is_read_in_canonical_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, id) = write(dir.path());
+        let mut read = SnapshotDir::open(&path).unwrap();
+        assert_eq!(read.snapshot().id(), id);
+        let ids: Vec<EpisodeId> = read.snapshot().episodes.iter().map(|episode| episode.id).collect();
+        for (ordinal, id) in (0..).zip(ids) {
+            let bytes = read.manifest(id).unwrap();
+            let manifest = Manifest::decode(&bytes).unwrap();
+            assert_eq!(manifest.ordinal, ordinal);
+            let listed = manifest.chunks().next().unwrap();
+            assert_eq!(ChunkId::of(&read.chunk(listed.id).unwrap()), listed.id);
+        }
+        assert!(matches!(read.chunk(ChunkId::of(b"other")), Err(SourceError::Missing { what: "chunk", .. })));
+        assert_eq!(files(dir.path()), ["demo"]);
+        assert_eq!(files(&path), [INDEX_FILE, PACK_FILE, SNAPSHOT_FILE]);
+    }
+
+    #[test]
+    fn the_index_is_frozen() {
+        let index = BTreeMap::from([
+            ([7; 32], Entry { offset: 0x0102_0304, bytes: 0x0506, kind: Kind::Chunk }),
+            ([9; 32], Entry { offset: 0, bytes: 1, kind: Kind::Manifest }),
+        ]);
+        let mut expected = b"ZNSI\x01\x00\x00\x00".to_vec(); // magic, version, reserved
+        expected.extend([2, 0, 0, 0, 0, 0, 0, 0]); // entries
+        expected.extend([7; 32]);
+        expected.extend([4, 3, 2, 1, 0, 0, 0, 0]); // offset
+        expected.extend([6, 5, 0, 0]); // bytes
+        expected.extend([1, 0, 0, 0]); // kind
+        expected.extend([9; 32]);
+        expected.extend([0, 0, 0, 0, 0, 0, 0, 0]);
+        expected.extend([1, 0, 0, 0]);
+        expected.extend([0, 0, 0, 0]);
+        expected.extend(*blake3::hash(&expected).as_bytes());
+        assert_eq!(encode_index(&index), expected);
+        assert!(decode_index(&expected).is_ok_and(|decoded| decoded == index));
+    }
+
+    #[test]
+    fn equal_chunks_are_stored_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, _) = write(dir.path());
+        let read = SnapshotDir::open(&path).unwrap();
+        assert_eq!(read.index.len(), 4, "two manifests and the two chunks that they share");
+    }
+
+    #[test]
+    fn an_unfinished_directory_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = SnapshotDirWriter::create(&dir.path().join("demo")).unwrap();
+        let (manifest, chunks) = episode(0, "reach", &[[1.0, 2.0]]);
+        writer.add(&manifest.encode(), &chunks).unwrap();
+        assert_eq!(files(dir.path()), [".demo.partial"]);
+        drop(writer);
+        assert!(files(dir.path()).is_empty());
+        let empty = SnapshotDirWriter::create(&dir.path().join("demo")).unwrap();
+        assert!(matches!(empty.finish(""), Err(WriteSnapshotError::Empty)));
+        assert!(files(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn what_a_killed_import_left_is_written_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let partial = dir.path().join(".demo.partial");
+        fs::create_dir(&partial).unwrap();
+        fs::write(partial.join(PACK_FILE), vec![7; 100_000]).unwrap();
+        let (path, id) = write(dir.path());
+        assert_eq!(SnapshotDir::open(&path).unwrap().snapshot().id(), id);
+        assert!(fs::metadata(path.join(PACK_FILE)).unwrap().len() < 100_000);
+        assert_eq!(files(dir.path()), ["demo"]);
+    }
+
+    #[test]
+    fn a_place_that_is_taken_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, _) = write(dir.path());
+        assert!(matches!(SnapshotDirWriter::create(&path), Err(WriteSnapshotError::Exists { .. })));
+        let other = dir.path().join("other");
+        let _first = SnapshotDirWriter::create(&other).unwrap();
+        assert!(matches!(SnapshotDirWriter::create(&other), Err(WriteSnapshotError::Busy { .. })));
+        assert!(matches!(SnapshotDirWriter::create(Path::new("/")), Err(WriteSnapshotError::Name { .. })));
+    }
+
+    #[test]
+    fn episodes_that_do_not_belong_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = SnapshotDirWriter::create(&dir.path().join("demo")).unwrap();
+        let (first, chunks) = episode(0, "reach", &[[1.0, 2.0]]);
+        writer.add(&first.encode(), &chunks).unwrap();
+        let none: [Vec<u8>; 0] = [];
+        assert!(matches!(writer.add(&first.encode(), &none), Err(WriteSnapshotError::Chunk { index: 0, .. })));
+        let wrong = [b"other".to_vec()];
+        assert!(matches!(writer.add(&first.encode(), &wrong), Err(WriteSnapshotError::Chunk { index: 0, .. })));
+        let (mut foreign, chunks) = episode(1, "reach", &[[1.0, 2.0]]);
+        foreign.tenant = "other".parse().unwrap();
+        assert!(matches!(writer.add(&foreign.encode(), &chunks), Err(WriteSnapshotError::Tenant { .. })));
+        let (again, chunks) = episode(0, "push", &[[1.0, 2.0]]);
+        writer.add(&again.encode(), &chunks).unwrap();
+        assert!(matches!(writer.finish(""), Err(WriteSnapshotError::Recording { ordinal: 0, .. })));
+    }
+
+    #[test]
+    fn damage_is_found_and_named() {
+        let check = |damage: fn(&Path), expected: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let (path, _) = write(dir.path());
+            damage(&path);
+            let error = SnapshotDir::open(&path).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        fn edit(path: PathBuf, change: impl FnOnce(&mut Vec<u8>)) {
+            let mut bytes = fs::read(&path).unwrap();
+            change(&mut bytes);
+            fs::write(path, bytes).unwrap();
+        }
+        check(|path| fs::remove_dir_all(path).unwrap(), "zunft data import");
+        check(|path| fs::remove_file(path.join(SNAPSHOT_FILE)).unwrap(), "no snapshot.cbor");
+        check(|path| edit(path.join(INDEX_FILE), |bytes| bytes[4] = 2), "version 2; this program reads up to 1");
+        check(|path| edit(path.join(INDEX_FILE), |bytes| bytes[20] ^= 1), "digest");
+        check(|path| edit(path.join(INDEX_FILE), |bytes| bytes.truncate(30)), "too short");
+        check(|path| edit(path.join(INDEX_FILE), |bytes| bytes[0] = b'X'), "ZNSI");
+        check(|path| edit(path.join(PACK_FILE), |bytes| bytes.truncate(100)), "shorter than its index says");
+        check(|path| edit(path.join(SNAPSHOT_FILE), |bytes| bytes[0] ^= 1), "snapshot.cbor cannot be used");
+    }
+
+    #[test]
+    fn a_flipped_byte_in_the_pack_is_found_when_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, _) = write(dir.path());
+        let pack = path.join(PACK_FILE);
+        let mut bytes = fs::read(&pack).unwrap();
+        bytes[20] ^= 1;
+        fs::write(&pack, bytes).unwrap();
+        let mut read = SnapshotDir::open(&path).unwrap();
+        let id = ChunkId::of(&episode(0, "reach", &[[1.0, 2.0]; 3]).1[0]);
+        assert!(matches!(read.chunk(id), Err(SourceError::Damaged { what: "chunk", .. })));
+    }
+
+    #[test]
+    fn snapshots_of_a_newer_version_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, _) = write(dir.path());
+        let mut snapshot = SnapshotDir::open(&path).unwrap().snapshot.clone();
+        snapshot.version += 1;
+        fs::write(path.join(SNAPSHOT_FILE), snapshot.encode()).unwrap();
+        let error = SnapshotDir::open(&path).unwrap_err();
+        assert!(matches!(
+            error,
+            OpenSnapshotError::Snapshot { source: SnapshotError::Version { .. }, .. }
+        ));
+    }
+}

@@ -26,7 +26,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Opens `path` for the named columns, each of which must be there.
+    /// Opens `path` for the named columns, each of which must be there; for all when none is named.
     pub(super) fn open(path: PathBuf, columns: &[&str]) -> Result<Self, LeRobotError> {
         let file = File::open(&path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => LeRobotError::Missing { path: path.clone() },
@@ -40,7 +40,8 @@ impl Table {
                 return Err(LeRobotError::NoColumn { path, column: column.to_owned() });
             }
         }
-        let roots = schema.fields().iter().enumerate().filter(|(_, field)| columns.contains(&field.name().as_str()));
+        let wanted = |name: &str| columns.is_empty() || columns.contains(&name);
+        let roots = schema.fields().iter().enumerate().filter(|(_, field)| wanted(field.name()));
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots.map(|(root, _)| root));
         let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
         let reader = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(damaged)?;
@@ -73,6 +74,12 @@ impl Batch {
 
     pub(super) fn rows(&self) -> usize {
         self.batch.num_rows()
+    }
+
+    /// The first of these columns that is there.
+    pub(super) fn first_of<'a>(&self, columns: &[&'a str]) -> Result<&'a str, LeRobotError> {
+        let found = columns.iter().find(|column| self.batch.column_by_name(column).is_some());
+        found.copied().ok_or_else(|| LeRobotError::NoColumn { path: self.path.clone(), column: columns[0].to_owned() })
     }
 
     /// A part of the rows.

@@ -257,8 +257,8 @@ pub enum LeRobotError {
         /// Their common name.
         name: TaskName,
     },
-    /// Time that goes backwards or is none.
-    #[error("{}: episode {episode} has timestamp {found} at frame {frame}; timestamps must be finite, not negative and never go back", path.display())]
+    /// Time that stands still, goes backwards or is none.
+    #[error("{}: episode {episode} has timestamp {found} at frame {frame}; timestamps must be finite, not negative, and grow", path.display())]
     Timestamp {
         /// The file.
         path: PathBuf,

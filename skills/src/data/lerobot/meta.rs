@@ -11,6 +11,10 @@ use super::error::LeRobotError;
 use super::info::Info;
 use super::task_names::task_name;
 
+/// Names of the column with a task's text: it is the index of a pandas frame, which LeRobot names in some versions and
+/// leaves unnamed in others.
+const TASK_TEXT_COLUMNS: [&str; 2] = ["task", "__index_level_0__"];
+
 /// Where one episode lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct EpisodeMeta {
@@ -33,10 +37,11 @@ pub struct LeRobotTask {
 
 /// The tasks, by their `task_index`.
 pub(super) fn read_tasks(root: &Path) -> Result<Vec<LeRobotTask>, LeRobotError> {
-    let mut table = Table::open(root.join("meta/tasks.parquet"), &["task_index", "task"])?;
+    let mut table = Table::open(root.join("meta/tasks.parquet"), &[])?;
     let mut tasks: Vec<LeRobotTask> = Vec::new();
     while let Some(batch) = table.next_batch()? {
-        for (task_index, text) in batch.integers("task_index")?.into_iter().zip(batch.texts("task")?) {
+        let texts = batch.texts(batch.first_of(&TASK_TEXT_COLUMNS)?)?;
+        for (task_index, text) in batch.integers("task_index")?.into_iter().zip(texts) {
             let path = || table.path.clone();
             if task_index != tasks.len() as i64 {
                 let (row, expected) = (tasks.len() as u64, tasks.len() as i64);
