@@ -689,7 +689,8 @@ mod tests {
     #[test]
     fn selections_with_unknown_keys_are_refused() {
         let parse = |text: &str| serde_json::from_str::<Selection>(text);
-        let selection = parse(r#"{"outcomes": ["success"], "actors": ["script"], "episodes_per_task_max": 50}"#).unwrap();
+        let selection =
+            parse(r#"{"outcomes": ["success"], "actors": ["script"], "episodes_per_task_max": 50}"#).unwrap();
         assert_eq!((selection.outcomes.len(), selection.actors[0]), (1, ActorKind::from(&Actor::Script)));
         assert!(parse(r#"{"outcome": ["success"]}"#).unwrap_err().to_string().contains("outcome"));
     }

@@ -654,9 +654,6 @@ mod tests {
         snapshot.version += 1;
         fs::write(path.join(SNAPSHOT_FILE), snapshot.encode()).unwrap();
         let error = SnapshotDir::open(&path).unwrap_err();
-        assert!(matches!(
-            error,
-            OpenSnapshotError::Snapshot { source: SnapshotError::Version { .. }, .. }
-        ));
+        assert!(matches!(error, OpenSnapshotError::Snapshot { source: SnapshotError::Version { .. }, .. }));
     }
 }
