@@ -139,7 +139,7 @@ impl Iterator for LeRobotEpisodes<'_> {
             Some(meta) => Some(read_episode(self.dataset, &mut self.rows, meta)),
             None => self.rows.finish().err().map(Err),
         };
-        self.next += 1;
+        self.next = self.next.saturating_add(1);
         if result.as_ref().is_none_or(Result::is_err) {
             self.next = usize::MAX;
             self.rows.stop();

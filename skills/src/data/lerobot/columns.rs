@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use arrow::datatypes::{DataType, Float32Type, Float64Type, Int64Type};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 
 use super::error::LeRobotError;
 
@@ -33,7 +35,9 @@ impl Table {
             _ => LeRobotError::Read { path: path.clone(), source },
         })?;
         let damaged = |source| LeRobotError::Parquet { path: path.clone(), source };
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(damaged)?;
+        let file_bytes = file.metadata().map_err(|source| LeRobotError::Read { path: path.clone(), source })?.len();
+        let builder = guarded(|| ParquetRecordBatchReaderBuilder::try_new(file)).map_err(damaged)?;
+        check_extents(builder.metadata(), file_bytes).map_err(damaged)?;
         let schema = Arc::clone(builder.schema());
         for &column in columns {
             if schema.column_with_name(column).is_none() {
@@ -44,20 +48,39 @@ impl Table {
         let roots = schema.fields().iter().enumerate().filter(|(_, field)| wanted(field.name()));
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots.map(|(root, _)| root));
         let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
-        let reader = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(damaged)?;
+        let reader = guarded(|| builder.with_projection(mask).with_batch_size(BATCH_ROWS).build()).map_err(damaged)?;
         Ok(Self { path, rows, reader })
     }
 
     /// The next rows, or `None` at the end.
     pub(super) fn next_batch(&mut self) -> Result<Option<Batch>, LeRobotError> {
-        match self.reader.next() {
-            None => Ok(None),
-            Some(Ok(batch)) => Ok(Some(Batch { path: self.path.clone(), batch })),
-            Some(Err(error)) => {
-                Err(LeRobotError::Parquet { path: self.path.clone(), source: ParquetError::External(error.into()) })
-            }
+        let next = guarded(|| self.reader.next().transpose().map_err(|error| ParquetError::External(error.into())));
+        match next {
+            Ok(batch) => Ok(batch.map(|batch| Batch { path: self.path.clone(), batch })),
+            Err(source) => Err(LeRobotError::Parquet { path: self.path.clone(), source }),
         }
     }
+}
+
+/// Runs a step of the parquet decoder, whose own assertions fail on some damaged files: that is the file's fault.
+fn guarded<T>(step: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    let nonsense = || ParquetError::General("its contents contradict each other".to_owned());
+    // The decoder is dropped after an error, so nobody sees a half-made state.
+    catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|_| Err(nonsense()))
+}
+
+/// Refuses column chunks outside the file: the decoder takes their place on trust.
+fn check_extents(metadata: &ParquetMetaData, file_bytes: u64) -> Result<(), ParquetError> {
+    let inside = |column: &ColumnChunkMetaData| {
+        let begin = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
+        let end = begin.checked_add(column.compressed_size());
+        let in_file = |place: i64| u64::try_from(place).is_ok_and(|place| place <= file_bytes);
+        in_file(begin) && column.compressed_size() >= 0 && end.is_some_and(in_file)
+    };
+    if metadata.row_groups().iter().flat_map(|group| group.columns()).all(inside) {
+        return Ok(());
+    }
+    Err(ParquetError::General("a column lies outside the file".to_owned()))
 }
 
 /// Consecutive rows of a [`Table`].
