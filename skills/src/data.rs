@@ -13,7 +13,7 @@ mod source;
 #[cfg(test)]
 pub(crate) mod fixture;
 
-pub use dataset::{DATASET_VALUES_MAX, Dataset, DatasetEpisode, DatasetError};
+pub use dataset::{DATASET_VALUES_MAX, Dataset, DatasetEpisode, DatasetError, MixedEmbodiments};
 pub use import::{
     EpisodeSink, ImportError, ImportOptions, ImportProgress, ImportedEpisode, SinkError, import_episode,
     import_lerobot, robot_for,

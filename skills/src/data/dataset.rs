@@ -9,7 +9,7 @@ use std::ops::Range;
 use zunft_protocol::chunk::{Chunk, ChunkError, Schema};
 use zunft_protocol::embodiment::{ACTION, Dtype, Embodiment, Feature};
 use zunft_protocol::episode::{ChunkRef, Manifest, ManifestError, Outcome};
-use zunft_protocol::ids::{ChunkId, EpisodeId, RobotId, SnapshotId, TaskName, TenantId};
+use zunft_protocol::ids::{ChunkId, EmbodimentId, EpisodeId, RobotId, SnapshotId, TaskName, TenantId};
 use zunft_protocol::snapshot::{Snapshot, SnapshotEpisode};
 
 use super::selection::{Funnel, Selection};
@@ -136,23 +136,8 @@ pub enum DatasetError {
         expected: usize,
     },
     /// Two bodies in one selection.
-    #[error(
-        "episodes of two embodiments cannot train one skill: {first_name:?} ({first_id}) in episode {first_episode}, {other_name:?} ({other_id}) in episode {other_episode}; select robots of one embodiment"
-    )]
-    MixedEmbodiments {
-        /// Name of the first episode's.
-        first_name: String,
-        /// Id of the first episode's.
-        first_id: String,
-        /// That episode.
-        first_episode: EpisodeId,
-        /// Name of the other.
-        other_name: String,
-        /// Id of the other.
-        other_id: String,
-        /// An episode with it.
-        other_episode: EpisodeId,
-    },
+    #[error(transparent)]
+    MixedEmbodiments(Box<MixedEmbodiments>),
     /// A body from which nothing can be learned.
     #[error(
         "embodiment {embodiment:?} has no f32 {missing}; a policy needs an f32 \"action\" and at least one f32 \"observation.*\" feature"
@@ -209,6 +194,26 @@ pub enum DatasetError {
         /// Values a step.
         step_values: usize,
     },
+}
+
+/// Two bodies in one selection.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "episodes of two embodiments cannot train one skill: {first_name:?} ({first_id}) in episode {first_episode}, {other_name:?} ({other_id}) in episode {other_episode}; select robots of one embodiment"
+)]
+pub struct MixedEmbodiments {
+    /// Name of the first episode's.
+    pub first_name: String,
+    /// Its id.
+    pub first_id: EmbodimentId,
+    /// That episode.
+    pub first_episode: EpisodeId,
+    /// Name of the other.
+    pub other_name: String,
+    /// Its id.
+    pub other_id: EmbodimentId,
+    /// An episode with it.
+    pub other_episode: EpisodeId,
 }
 
 impl Dataset {
@@ -440,14 +445,14 @@ fn keep(mut manifest: Manifest, id: EpisodeId) -> Selected {
 }
 
 fn mixed(first: &Embodiment, first_episode: EpisodeId, other: &Embodiment, other_episode: EpisodeId) -> DatasetError {
-    DatasetError::MixedEmbodiments {
+    DatasetError::MixedEmbodiments(Box::new(MixedEmbodiments {
         first_name: first.name.clone(),
-        first_id: first.id().to_string(),
+        first_id: first.id(),
         first_episode,
         other_name: other.name.clone(),
-        other_id: other.id().to_string(),
+        other_id: other.id(),
         other_episode,
-    }
+    }))
 }
 
 fn total_steps(selected: &[Selected], layout: &Layout) -> Result<usize, DatasetError> {

@@ -177,12 +177,10 @@ fn read_file(dir: &Path, file: &'static str) -> Result<Vec<u8>, OpenSnapshotErro
 }
 
 fn read_error(dir: &Path, file: &'static str, source: io::Error) -> OpenSnapshotError {
-    match source.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
-            OpenSnapshotError::NotASnapshot { path: dir.to_owned(), file }
-        }
-        _ => OpenSnapshotError::Read { path: dir.join(file), source },
+    if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
+        return OpenSnapshotError::NotASnapshot { path: dir.to_owned(), file };
     }
+    OpenSnapshotError::Read { path: dir.join(file), source }
 }
 
 /// Why the bytes of an index are none.

@@ -3,7 +3,6 @@
 //! It knows arrow and parquet and nothing of episodes; other files know episodes and nothing of arrow.
 
 use std::fs::File;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,12 +29,9 @@ pub(super) struct Table {
 impl Table {
     /// Opens `path` for the named columns, each of which must be there; for all when none is named.
     pub(super) fn open(path: PathBuf, columns: &[&str]) -> Result<Self, LeRobotError> {
-        let file = File::open(&path).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => LeRobotError::Missing { path: path.clone() },
-            _ => LeRobotError::Read { path: path.clone(), source },
-        })?;
+        let file = File::open(&path).map_err(|source| LeRobotError::read(&path, source))?;
         let damaged = |source| LeRobotError::Parquet { path: path.clone(), source };
-        let file_bytes = file.metadata().map_err(|source| LeRobotError::Read { path: path.clone(), source })?.len();
+        let file_bytes = file.metadata().map_err(|source| LeRobotError::read(&path, source))?.len();
         let builder = guarded(|| ParquetRecordBatchReaderBuilder::try_new(file)).map_err(damaged)?;
         check_extents(builder.metadata(), file_bytes).map_err(damaged)?;
         let schema = Arc::clone(builder.schema());
@@ -152,12 +148,16 @@ impl Batch {
         if array.null_count() > 0 {
             return Err(self.fault(column, Fault::Null, ""));
         }
-        match array.data_type() {
-            DataType::Utf8 => Ok(array.as_string::<i32>().iter().flatten().map(str::to_owned).collect()),
-            DataType::LargeUtf8 => Ok(array.as_string::<i64>().iter().flatten().map(str::to_owned).collect()),
-            DataType::Utf8View => Ok(array.as_string_view().iter().flatten().map(str::to_owned).collect()),
-            other => Err(self.fault(column, Fault::Type(other.to_string()), "text")),
+        if let Some(texts) = array.as_string_opt::<i32>() {
+            return Ok(texts.iter().flatten().map(str::to_owned).collect());
         }
+        if let Some(texts) = array.as_string_opt::<i64>() {
+            return Ok(texts.iter().flatten().map(str::to_owned).collect());
+        }
+        if let Some(texts) = array.as_string_view_opt() {
+            return Ok(texts.iter().flatten().map(str::to_owned).collect());
+        }
+        Err(self.fault(column, Fault::Type(array.data_type().to_string()), "text"))
     }
 
     fn column(&self, column: &str) -> Result<&ArrayRef, LeRobotError> {
@@ -198,18 +198,22 @@ fn leaf(array: &ArrayRef, shape: &[u32]) -> Result<ArrayRef, Fault> {
     if array.null_count() > 0 {
         return Err(Fault::Null);
     }
-    let items = match array.data_type() {
-        DataType::Float32 | DataType::Float64 if shape.iter().all(|&dim| dim == 1) => return Ok(Arc::clone(array)),
-        DataType::FixedSizeList(_, size) => {
-            let (list, size) = (array.as_fixed_size_list(), *size as usize);
-            Items { lengths_min: size, lengths_max: size, values: list.values().slice(0, list.len() * size) }
-        }
-        DataType::List(_) => Items::of(array.as_list::<i32>()),
-        DataType::LargeList(_) => Items::of(array.as_list::<i64>()),
-        other => return Err(Fault::Type(other.to_string())),
+    if matches!(array.data_type(), DataType::Float32 | DataType::Float64) && shape.iter().all(|&dim| dim == 1) {
+        return Ok(Arc::clone(array));
+    }
+    let found = || Fault::Type(array.data_type().to_string());
+    let items = if let Some(list) = array.as_fixed_size_list_opt() {
+        let size = list.value_length().unsigned_abs() as usize;
+        Items { lengths_min: size, lengths_max: size, values: list.values().slice(0, list.len() * size) }
+    } else if let Some(list) = array.as_list_opt::<i32>() {
+        Items::of(list)
+    } else if let Some(list) = array.as_list_opt::<i64>() {
+        Items::of(list)
+    } else {
+        return Err(found());
     };
     let Some((&dim, inner)) = shape.split_first() else {
-        return Err(Fault::Type(array.data_type().to_string()));
+        return Err(found());
     };
     let dim = dim as usize;
     if !array.is_empty() && (items.lengths_min, items.lengths_max) != (dim, dim) {

@@ -1,7 +1,7 @@
 //! Everything that can be wrong with a LeRobot dataset, each with the file, the column and the remedy.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use parquet::errors::ParquetError;
 use zunft_protocol::embodiment::EmbodimentError;
@@ -269,4 +269,12 @@ pub enum LeRobotError {
         /// What it says.
         found: f64,
     },
+}
+
+impl LeRobotError {
+    /// A file that could not be opened or read.
+    pub(super) fn read(path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        if source.kind() == io::ErrorKind::NotFound { Self::Missing { path } } else { Self::Read { path, source } }
+    }
 }

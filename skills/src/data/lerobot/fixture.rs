@@ -160,9 +160,10 @@ impl TinyDataset {
 
     fn vectors<'a>(&self, vectors: impl Iterator<Item = &'a Vec<f32>> + Clone) -> ArrayRef {
         let values = vectors.clone().flatten().copied();
-        let floats: ArrayRef = match self.lists {
-            Lists::FixedDouble => Arc::new(Float64Array::from_iter_values(values.map(f64::from))),
-            _ => Arc::new(Float32Array::from_iter_values(values)),
+        let floats: ArrayRef = if self.lists == Lists::FixedDouble {
+            Arc::new(Float64Array::from_iter_values(values.map(f64::from)))
+        } else {
+            Arc::new(Float32Array::from_iter_values(values))
         };
         let field = Arc::new(Field::new("element", floats.data_type().clone(), true));
         let lengths = vectors.clone().map(Vec::len);

@@ -63,10 +63,7 @@ pub(super) struct Info {
 impl Info {
     pub(super) fn read(root: &Path, skip_unsupported: bool) -> Result<Self, LeRobotError> {
         let path = root.join("meta/info.json");
-        let text = std::fs::read(&path).map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => LeRobotError::Missing { path: path.clone() },
-            _ => LeRobotError::Read { path: path.clone(), source },
-        })?;
+        let text = std::fs::read(&path).map_err(|source| LeRobotError::read(&path, source))?;
         Self::parse(path, &text, skip_unsupported)
     }
 
@@ -177,11 +174,8 @@ impl RawFeature {
 
 /// Names of values from `["x", "y"]` or `{"motors": ["x", "y"]}`.
 fn value_names(names: &serde_json::Value) -> Option<Vec<String>> {
-    let list = match names {
-        serde_json::Value::Array(list) => list,
-        serde_json::Value::Object(groups) if groups.len() == 1 => groups.values().next()?.as_array()?,
-        _ => return None,
-    };
+    let group = names.as_object().filter(|groups| groups.len() == 1).and_then(|groups| groups.values().next());
+    let list = group.unwrap_or(names).as_array()?;
     list.iter().map(|name| name.as_str().map(str::to_owned)).collect()
 }
 

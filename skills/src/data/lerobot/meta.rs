@@ -168,10 +168,7 @@ fn parquet_files(dir: &Path) -> Result<Vec<PathBuf>, LeRobotError> {
 }
 
 fn entries(dir: &Path) -> Result<Vec<PathBuf>, LeRobotError> {
-    let read = |source: std::io::Error| match source.kind() {
-        std::io::ErrorKind::NotFound => LeRobotError::Missing { path: dir.to_owned() },
-        _ => LeRobotError::Read { path: dir.to_owned(), source },
-    };
+    let read = |source| LeRobotError::read(dir, source);
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir).map_err(read)? {
         paths.push(entry.map_err(read)?.path());
