@@ -16,8 +16,11 @@ use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 
 use super::error::LeRobotError;
 
-/// Rows decoded at a time: enough to hide the decoder's overhead, few enough that 4 MiB rows would fit memory.
-const BATCH_ROWS: usize = 1024;
+/// Rows decoded at a time where they are small: enough to hide the decoder's overhead.
+const BATCH_ROWS_MAX: usize = 1024;
+
+/// Bytes decoded at a time where rows are large.
+const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// One parquet file, read batch by batch.
 pub(super) struct Table {
@@ -28,7 +31,9 @@ pub(super) struct Table {
 
 impl Table {
     /// Opens `path` for the named columns, each of which must be there; for all when none is named.
-    pub(super) fn open(path: PathBuf, columns: &[&str]) -> Result<Self, LeRobotError> {
+    ///
+    /// `row_bytes` is about what a row takes once decoded.
+    pub(super) fn open(path: PathBuf, columns: &[&str], row_bytes: usize) -> Result<Self, LeRobotError> {
         let file = File::open(&path).map_err(|source| LeRobotError::read(&path, source))?;
         let damaged = |source| LeRobotError::Parquet { path: path.clone(), source };
         let file_bytes = file.metadata().map_err(|source| LeRobotError::read(&path, source))?.len();
@@ -44,7 +49,8 @@ impl Table {
         let roots = schema.fields().iter().enumerate().filter(|(_, field)| wanted(field.name()));
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots.map(|(root, _)| root));
         let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
-        let reader = guarded(|| builder.with_projection(mask).with_batch_size(BATCH_ROWS).build()).map_err(damaged)?;
+        let batch_rows = (BATCH_BYTES_MAX / row_bytes.max(1)).clamp(1, BATCH_ROWS_MAX);
+        let reader = guarded(|| builder.with_projection(mask).with_batch_size(batch_rows).build()).map_err(damaged)?;
         Ok(Self { path, rows, reader })
     }
 

@@ -11,6 +11,9 @@ use super::error::LeRobotError;
 use super::info::Info;
 use super::task_names::task_name;
 
+/// Bytes of a row of these tables: a few integers, a name.
+const ROW_BYTES: usize = 256;
+
 /// Names of the column with a task's text: it is the index of a pandas frame, which LeRobot names in some versions and
 /// leaves unnamed in others.
 const TASK_TEXT_COLUMNS: [&str; 2] = ["task", "__index_level_0__"];
@@ -37,7 +40,7 @@ pub struct LeRobotTask {
 
 /// The tasks, by their `task_index`.
 pub(super) fn read_tasks(root: &Path) -> Result<Vec<LeRobotTask>, LeRobotError> {
-    let mut table = Table::open(root.join("meta/tasks.parquet"), &[])?;
+    let mut table = Table::open(root.join("meta/tasks.parquet"), &[], ROW_BYTES)?;
     let mut tasks: Vec<LeRobotTask> = Vec::new();
     while let Some(batch) = table.next_batch()? {
         let texts = batch.texts(batch.first_of(&TASK_TEXT_COLUMNS)?)?;
@@ -102,7 +105,7 @@ fn read_episode_file(
     const COLUMNS: [&str; 6] =
         ["episode_index", "length", "data/chunk_index", "data/file_index", "dataset_from_index", "dataset_to_index"];
     let step_values: usize = info.embodiment.features.iter().map(|feature| feature.values()).sum();
-    let mut table = Table::open(path, &COLUMNS)?;
+    let mut table = Table::open(path, &COLUMNS, ROW_BYTES)?;
     let mut row_in_file = 0;
     while let Some(batch) = table.next_batch()? {
         let [indices, lengths, chunks, files, begins, ends] = {

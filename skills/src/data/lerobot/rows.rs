@@ -83,7 +83,12 @@ impl<'a> Rows<'a> {
         let mut columns = vec!["timestamp", "frame_index", "episode_index", "index", "task_index"];
         columns.extend(&self.info.outcome_columns);
         columns.extend(self.info.embodiment.features.iter().map(|feature| feature.name.as_str()));
-        Ok(DataFile { place, table: Table::open(path, &columns)?, pending: None, consumed: 0 })
+        Ok(DataFile {
+            place,
+            table: Table::open(path, &columns, self.info.embodiment.step_bytes())?,
+            pending: None,
+            consumed: 0,
+        })
     }
 }
 
