@@ -7,6 +7,8 @@ pub mod clock;
 pub mod config;
 mod data_dir;
 mod durable_file;
+#[cfg(test)]
+mod fixtures;
 pub mod hub;
 pub mod identity;
 pub mod ingest;

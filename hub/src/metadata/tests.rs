@@ -1,1 +1,144 @@
 //! What the metadata promises.
+
+use zunft_protocol::episode::Outcome;
+use zunft_protocol::ids::{Digest, EpisodeId};
+use zunft_skills::data::ActorKind;
+
+use super::*;
+use crate::fixtures::{Episode, episode, identity, tenant};
+
+const NOW: u64 = 1_800_000_000_000;
+
+async fn opened(folder: &Path) -> Metadata {
+    let metadata = Metadata::open(&folder.join("metadata.sqlite")).await.unwrap();
+    metadata.add_tenant(&tenant(), NOW).await.unwrap();
+    metadata
+}
+
+fn pack_of(name: &str, episodes: &[&Episode]) -> NewPack {
+    let chunks = episodes.iter().flat_map(|episode| {
+        episode.manifest.chunks().map(|chunk| NewChunk { id: chunk.id, position: 8, bytes: chunk.bytes })
+    });
+    let news = episodes.iter().map(|episode| NewEpisode {
+        id: episode.manifest.id(),
+        manifest: episode.manifest.clone(),
+        position: 100,
+        bytes: 50,
+    });
+    NewPack { pack: Digest::of(name.as_bytes()), bytes: 1000, chunks: chunks.collect(), episodes: news.collect() }
+}
+
+#[tokio::test]
+async fn a_recording_has_one_episode_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let metadata = opened(folder.path()).await;
+    let first = episode("r1", 0);
+    let mut second = first.clone();
+    second.manifest.outcome = Outcome::Failure;
+    let stored = Registered::Stored { stored_unix_ms: NOW };
+    let registered = metadata.register_pack(&tenant(), &pack_of("a", &[&first, &second]), NOW).await.unwrap();
+    assert_eq!(registered, [stored, Registered::Conflict]);
+    let again = metadata.register_pack(&tenant(), &pack_of("b", &[&first]), NOW + 1).await.unwrap();
+    assert_eq!(again, [stored], "the first time counts");
+    metadata.close().await;
+    let metadata = opened(folder.path()).await;
+    let page = metadata.episodes(&tenant(), &EpisodeFilter::default(), 10).await.unwrap();
+    let ids: Vec<EpisodeId> = page.episodes.iter().map(|episode| episode.id).collect();
+    assert_eq!((ids, page.next), (vec![first.manifest.id()], None));
+}
+
+#[tokio::test]
+async fn an_episode_without_its_chunks_is_not_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let metadata = opened(folder.path()).await;
+    let mut pack = pack_of("a", &[&episode("r1", 0), &episode("r2", 0)]);
+    pack.chunks.truncate(3);
+    let registered = metadata.register_pack(&tenant(), &pack, NOW).await.unwrap();
+    assert_eq!(registered, [Registered::Stored { stored_unix_ms: NOW }, Registered::ChunkMissing]);
+}
+
+#[tokio::test]
+async fn filters_select_and_pages_continue() {
+    let folder = tempfile::tempdir().unwrap();
+    let metadata = opened(folder.path()).await;
+    let mut episodes: Vec<Episode> = (0..5).map(|ordinal| episode("r1", ordinal)).collect();
+    episodes[1].manifest.outcome = Outcome::Failure;
+    episodes[2].manifest.task = "weld".parse().unwrap();
+    let references: Vec<&Episode> = episodes.iter().collect();
+    metadata.register_pack(&tenant(), &pack_of("a", &references), NOW).await.unwrap();
+    let count = async |filter: EpisodeFilter| metadata.episode_count(&tenant(), &filter).await.unwrap();
+    let all = EpisodeFilter::default();
+    assert_eq!(count(all.clone()).await, 5);
+    assert_eq!(count(EpisodeFilter { outcomes: vec![Outcome::Success], ..all.clone() }).await, 4);
+    assert_eq!(count(EpisodeFilter { tasks: vec!["weld".parse().unwrap()], ..all.clone() }).await, 1);
+    assert_eq!(count(EpisodeFilter { robots: vec!["r2".parse().unwrap()], ..all.clone() }).await, 0);
+    assert_eq!(count(EpisodeFilter { actors: vec![ActorKind::Script], ..all.clone() }).await, 5);
+    assert_eq!(count(EpisodeFilter { endings: vec![EndingKind::Aborted], ..all.clone() }).await, 0);
+    let body = episodes[0].manifest.embodiment.id();
+    assert_eq!(count(EpisodeFilter { embodiments: vec![body], ..all.clone() }).await, 5);
+    assert_eq!(count(EpisodeFilter { ordinal_min: Some(1), ordinal_max: Some(3), ..all.clone() }).await, 3);
+    let first = metadata.episodes(&tenant(), &all, 3).await.unwrap();
+    assert_eq!((first.episodes.len(), first.next), (3, Some(3)));
+    let rest = EpisodeFilter { arrived_after: first.next, ..all };
+    let rest = metadata.episodes(&tenant(), &rest, 3).await.unwrap();
+    assert_eq!((rest.episodes.len(), rest.next), (2, None));
+    let other: zunft_protocol::TenantId = "other".parse().unwrap();
+    assert_eq!(metadata.episode_count(&other, &EpisodeFilter::default()).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn sequences_only_grow() {
+    let folder = tempfile::tempdir().unwrap();
+    let metadata = opened(folder.path()).await;
+    let robot = identity("r1").robot;
+    metadata.add_robot(&identity("r1"), NOW).await.unwrap();
+    assert_eq!(metadata.next_assignment(&tenant(), &robot, 1, NOW).await.unwrap(), None);
+    for (release, sequence) in [("push@1", 1), ("weld@1", 2), ("push@2", 3)] {
+        metadata.assign(&tenant(), std::slice::from_ref(&robot), &release.parse().unwrap(), NOW).await.unwrap();
+        assert_eq!(metadata.assignment(&tenant(), &robot).await.unwrap().unwrap().sequence, sequence);
+    }
+    let renewed = metadata.next_assignment(&tenant(), &robot, 2, NOW + 1).await.unwrap().unwrap();
+    assert_eq!((renewed.sequence, renewed.updated_unix_ms), (4, NOW + 1));
+    assert_eq!(renewed.releases, ["push@2".parse().unwrap(), "weld@1".parse().unwrap()]);
+    let ahead = metadata.next_assignment(&tenant(), &robot, 9, NOW).await.unwrap().unwrap();
+    assert_eq!(ahead.sequence, 9);
+}
+
+#[tokio::test]
+async fn a_robot_stays_at_its_site_and_needs_a_known_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let metadata = opened(folder.path()).await;
+    let home = identity("r1");
+    let mut away = home.clone();
+    away.site = "ulm".parse().unwrap();
+    assert_eq!(metadata.add_robot(&home, NOW).await.unwrap(), home.site);
+    assert_eq!(metadata.add_robot(&away, NOW).await.unwrap(), home.site);
+    metadata.add_certificate(&home, "0a", NOW, NOW + 1).await.unwrap();
+    assert!(metadata.knows_certificate(&home, "0a").await.unwrap());
+    assert!(!metadata.knows_certificate(&home, "0b").await.unwrap());
+    assert!(!metadata.knows_certificate(&away, "0a").await.unwrap());
+}
+
+#[tokio::test]
+async fn runs_are_kept_as_they_last_were() {
+    let folder = tempfile::tempdir().unwrap();
+    let metadata = opened(folder.path()).await;
+    let mut run = RunRecord {
+        run: "run-1".into(),
+        skill: "push".parse().unwrap(),
+        snapshot: None,
+        state: RunState::Queued,
+        config: serde_json::json!({ "steps": 10 }),
+        progress: serde_json::Value::Null,
+        error: None,
+        release: None,
+        created_unix_ms: NOW,
+        updated_unix_ms: NOW,
+    };
+    metadata.put_run(&tenant(), &run).await.unwrap();
+    run.state = RunState::Succeeded;
+    run.release = Some("push@1".parse().unwrap());
+    metadata.put_run(&tenant(), &run).await.unwrap();
+    assert_eq!(metadata.runs(&tenant()).await.unwrap(), [run.clone()]);
+    assert_eq!(metadata.run(&tenant(), "run-1").await.unwrap(), Some(run));
+}
