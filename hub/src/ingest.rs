@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{Endpoint, EndpointConfig, Incoming, VarInt};
+use quinn::{Endpoint, Incoming, VarInt};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, debug, info, info_span, warn};
@@ -69,9 +69,10 @@ impl Ingest {
         let address = services.config.quic.listen;
         let failed = |source| ListenError::Bind { address, source };
         let config = tls::server_config(&services.pki, clock::unix_secs())?;
+        let own = tls::endpoint_config(&services.pki)?;
         let socket = std::net::UdpSocket::bind(address).map_err(failed)?;
         let runtime = Arc::new(quinn::TokioRuntime);
-        let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime).map_err(failed)?;
+        let endpoint = Endpoint::new(own, Some(config), socket, runtime).map_err(failed)?;
         let address = endpoint.local_addr().map_err(failed)?;
         let ingest = Self { endpoint, address, stop: CancellationToken::new(), tasks: TaskTracker::new() };
         ingest.tasks.spawn(accept(

@@ -214,6 +214,13 @@ impl Pki {
         Ok(HubCertificate { certificate, key })
     }
 
+    /// A secret that stays the same over restarts: with it a hub that was killed and is back can tell robots that it
+    /// has forgotten their connections.
+    pub(crate) fn reset_secret(&self) -> Result<[u8; 32], PkiError> {
+        let key_pem = read_text(&self.path.join(HUB_KEY_FILE))?;
+        Ok(blake3::derive_key("zunft hub quic stateless reset v1", key_pem.as_bytes()))
+    }
+
     /// Makes a key and a certificate for one robot. The caller records the serial number.
     pub fn issue_robot(&self, identity: &RobotIdentity, now_unix_secs: u64) -> Result<RobotCredentials, PkiError> {
         let root = self.tenant(&identity.tenant)?.root_envelope;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use tokio::sync::{Notify, Semaphore, broadcast};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast};
 use zunft_protocol::ids::{EpisodeId, ReleaseId, RobotId, TenantId};
 
 use crate::config::HubConfig;
@@ -80,11 +80,31 @@ pub(crate) struct Services {
     keys: RwLock<BTreeMap<TenantId, Arc<TenantKeys>>>,
     live: Mutex<BTreeMap<RobotKey, LiveConnection>>,
     changes: broadcast::Sender<Change>,
-    budget: Arc<Semaphore>,
+    /// Over all robots.
+    pub(crate) budget: Budget,
 }
 
-/// A share of the memory for experience that is not committed yet; dropping it gives it back.
-pub(crate) type BudgetShare = tokio::sync::OwnedSemaphorePermit;
+/// A bound on memory for experience that is not committed yet.
+#[derive(Debug, Clone)]
+pub(crate) struct Budget(Arc<Semaphore>);
+
+/// A share of a budget; dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct BudgetShare {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Budget {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Self(Arc::new(Semaphore::new(bytes_max / BUDGET_UNIT_BYTES)))
+    }
+
+    /// A share of so many bytes, if there is enough now.
+    pub(crate) fn reserve(&self, bytes: u64) -> Option<BudgetShare> {
+        let units = u32::try_from(bytes.div_ceil(BUDGET_UNIT_BYTES as u64)).ok()?;
+        self.0.clone().try_acquire_many_owned(units).ok().map(|permit| BudgetShare { _permit: permit })
+    }
+}
 
 impl Services {
     pub(crate) fn new(
@@ -95,7 +115,7 @@ impl Services {
         committer: Committer,
         keys: BTreeMap<TenantId, Arc<TenantKeys>>,
     ) -> Self {
-        let budget = Arc::new(Semaphore::new(config.limits.ingest_bytes_max / BUDGET_UNIT_BYTES));
+        let budget = Budget::new(config.limits.ingest_bytes_max);
         let (changes, _) = broadcast::channel(CHANGES_MAX);
         Self {
             config,
@@ -134,12 +154,6 @@ impl Services {
 
     pub(crate) fn changes(&self) -> broadcast::Receiver<Change> {
         self.changes.subscribe()
-    }
-
-    /// A share of the ingest memory, if there is enough now.
-    pub(crate) fn reserve(&self, bytes: u64) -> Option<BudgetShare> {
-        let units = u32::try_from(bytes.div_ceil(BUDGET_UNIT_BYTES as u64)).ok()?;
-        self.budget.clone().try_acquire_many_owned(units).ok()
     }
 
     /// The live connection of a robot.

@@ -169,6 +169,37 @@ async fn a_second_agent_is_refused_while_the_first_lives_and_replaces_a_dead_one
 }
 
 #[tokio::test]
+async fn robots_of_a_killed_hub_notice_when_it_is_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let first_config = config(folder.path());
+    // Killed: the hub's runtime is gone before it could close anything.
+    let killed = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let hub = killed.spawn(Hub::start(first_config.clone())).await.unwrap().unwrap();
+    let (added, address) = (hub.clone(), hub.quic_addr());
+    let credentials = killed.spawn(async move { added.add_robot(&identity("r1")).await.unwrap() }).await.unwrap();
+    let robot = TestRobot::connect(address, &credentials).await.unwrap();
+    let receipt = robot.upload_durably(&episode("r1", 0)).await;
+    killed.shutdown_background();
+    drop(hub);
+
+    let mut second_config = first_config;
+    second_config.quic.listen = address;
+    let hub = loop {
+        // The killed runtime's threads let go of port and lock one after the other.
+        match Hub::start(second_config.clone()).await {
+            Ok(hub) => break hub,
+            Err(StartError::DataDir(_) | StartError::Listen(_)) => tokio::task::yield_now().await,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    robot.speak().await;
+    assert!(robot.was_reset().await, "told at once, long before any idle timeout");
+    let robot = TestRobot::connect(address, &credentials).await.unwrap();
+    assert_eq!(robot.offer(&episode("r1", 0).manifest).await.first, Message::Durable(receipt));
+    hub.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_full_disk_acknowledges_nothing_and_recovers() {
     let folder = tempfile::tempdir().unwrap();
     let full = Arc::new(AtomicBool::new(true));

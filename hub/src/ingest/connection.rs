@@ -20,7 +20,7 @@ use crate::assignments::{self, Signing};
 use crate::clock;
 use crate::identity::RobotIdentity;
 use crate::metadata::MetadataError;
-use crate::services::{Change, LiveConnection, Services};
+use crate::services::{Budget, Change, LiveConnection, Services};
 
 /// How long a robot may take for its hello.
 const HELLO_MAX: Duration = Duration::from_secs(10);
@@ -29,7 +29,9 @@ const HELLO_MAX: Duration = Duration::from_secs(10);
 const RENEW_EVERY: Duration = Duration::from_secs(600);
 
 /// Reports that wait: a robot that sends them faster than they are recorded is slowed down.
-const REPORTS_MAX: usize = 4;
+const REPORTS_MAX: usize = 16;
+
+type Reports = mpsc::Receiver<Result<Report, EndReason>>;
 
 /// What one connection's tasks share.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub(super) struct Robot {
     pub(super) identity: RobotIdentity,
     pub(super) connection: quinn::Connection,
     pub(super) services: Arc<Services>,
+    /// This robot's part of the memory: one that stalls cannot hold the others' up.
+    pub(super) budget: Budget,
     /// Decides about uploads; locked for each decision, never while waiting.
     pub(super) session: Mutex<HubSession>,
 }
@@ -101,8 +105,9 @@ pub(super) async fn run(
             };
             // An episode is committed in one pack.
             let episode_bytes_max = services.config.store.pack_bytes_max as u64;
+            let budget = Budget::new(services.config.store.pack_bytes_max);
             let session = Mutex::new(HubSession::new(session_identity, episode_bytes_max));
-            let robot = Arc::new(Robot { identity, connection: connection.clone(), services, session });
+            let robot = Arc::new(Robot { identity, connection: connection.clone(), services, budget, session });
             Conversation { robot, live, control, uploads: 0, accepted: None, sent: 0 }.run(reports, stop, tasks).await
         }
     };
@@ -160,7 +165,7 @@ impl Conversation {
                 () = stop.cancelled() => Event::Stop,
             };
             let done = match event {
-                Event::Report(report) => self.reported(&report).await,
+                Event::Report(report) => self.reported(report, &mut reports).await,
                 Event::Assigned => self.send_assignment().await,
                 Event::Stream(send, recv) => {
                     self.uploads += 1;
@@ -183,13 +188,25 @@ impl Conversation {
         }
     }
 
-    async fn reported(&mut self, report: &Report) -> Result<(), EndReason> {
+    /// Takes the latest of the reports that wait: the ones before it say nothing any more.
+    async fn reported(&mut self, first: Report, reports: &mut Reports) -> Result<(), EndReason> {
+        let (mut report, mut ended) = (first, None);
+        while let (None, Ok(next)) = (&ended, reports.try_recv()) {
+            match next {
+                Ok(next) => report = next,
+                Err(reason) => ended = Some(reason),
+            }
+        }
+        let report = &report;
         let (tenant, robot) = (&self.robot.identity.tenant, &self.robot.identity.robot);
         let services = &self.robot.services;
         services.metadata.record_report(tenant, robot, report, clock::unix_millis()).await?;
         services.announce(Change::Robot { tenant: tenant.clone(), robot: robot.clone() });
         self.accepted = Some(report.assignment_sequence);
-        self.send_assignment().await
+        match ended {
+            Some(reason) => Err(reason),
+            None => self.send_assignment().await,
+        }
     }
 
     /// Sends the robot what it should run, if it does not know.

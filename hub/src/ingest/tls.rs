@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{IdleTimeout, ServerConfig, TransportConfig, VarInt};
+use quinn::{ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt};
+use rand::RngExt as _;
 use rustls::RootCertStore;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use zunft_protocol::hello::ALPN;
@@ -29,6 +30,9 @@ const IDLE_MAX: Duration = Duration::from_secs(30);
 /// Handshakes under way before more are turned away, and their buffers before there is anyone to blame for them.
 const HANDSHAKES_MAX: usize = 256;
 const HANDSHAKE_BYTES_MAX: u64 = 16 * 1024;
+
+/// Two connections of one hub share an id with a chance of one in 10^19.
+const CONNECTION_ID_BYTES: usize = 8;
 
 /// A TLS configuration that cannot be.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +77,34 @@ pub(crate) fn server_config(pki: &Pki, now_unix_secs: u64) -> Result<ServerConfi
         // Robots change from one network to another.
         .migration(true);
     Ok(config)
+}
+
+/// The endpoint's side: robots of a hub that was killed learn at once, from the one that is back, that it forgot them.
+pub(crate) fn endpoint_config(pki: &Pki) -> Result<EndpointConfig, TlsError> {
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &pki.reset_secret()?);
+    let mut config = EndpointConfig::new(Arc::new(key));
+    // The default generator takes connections of an earlier process for noise, and leaves their robots waiting.
+    config.cid_generator(|| Box::new(RandomIds));
+    Ok(config)
+}
+
+/// Connection ids of random bytes.
+struct RandomIds;
+
+impl ConnectionIdGenerator for RandomIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        let mut id = [0; CONNECTION_ID_BYTES];
+        rand::rng().fill(&mut id);
+        ConnectionId::new(&id)
+    }
+
+    fn cid_len(&self) -> usize {
+        CONNECTION_ID_BYTES
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
 }
 
 fn transport() -> TransportConfig {

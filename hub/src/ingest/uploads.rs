@@ -46,8 +46,8 @@ struct UploadStream<'a> {
     send: SendStream,
     /// The manifest once it was admitted.
     manifest: Option<Box<Manifest>>,
-    /// The memory that the episode's chunks take until they are committed.
-    budget: Option<BudgetShare>,
+    /// The memory that the episode's chunks take until they are committed: of the robot's part and of the whole.
+    budget: Option<(BudgetShare, BudgetShare)>,
 }
 
 impl Robot {
@@ -111,7 +111,8 @@ impl UploadStream<'_> {
         let present = metadata.present_chunks(tenant, &ids).await?;
         let missing: u64 =
             manifest.chunks().filter(|chunk| !present.contains(&chunk.id)).map(|chunk| u64::from(chunk.bytes)).sum();
-        self.budget = self.robot.services.reserve(missing);
+        let own = self.robot.budget.reserve(missing);
+        self.budget = own.and_then(|own| Some((own, self.robot.services.budget.reserve(missing)?)));
         if self.budget.is_none() {
             return Ok(Known::Unavailable { retry_after_ms: RETRY_BUSY_MS });
         }

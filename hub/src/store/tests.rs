@@ -62,10 +62,9 @@ async fn episodes_that_come_together_share_a_pack_that_describes_itself() {
     let store = Store::open_local(&folder.path().join("store")).unwrap();
     let (committer, task) = Committer::new(store, metadata.clone(), Duration::from_secs(1), 64 << 20);
     let episodes: Vec<Episode> = (0..20).map(|ordinal| episode("r1", ordinal)).collect();
-    let commits = futures::future::join_all(episodes.iter().map(|episode| committer.commit(submission(episode))));
-    let committing = async {
-        assert!(commits.await.iter().all(Result::is_ok));
-        drop(committer);
+    let committing = async move {
+        let commits = episodes.iter().map(|episode| committer.commit(submission(episode)));
+        assert!(futures::future::join_all(commits).await.iter().all(Result::is_ok));
     };
     tokio::join!(committing, task.run());
     let packs = folder.path().join("store/t/default/packs");
@@ -94,10 +93,9 @@ async fn a_hub_killed_between_pack_and_metadata_leaves_no_half_state() {
     let store = Store::open_local(&path).unwrap();
     assert!(metadata.present_chunks(&tenant(), &[episode.chunk(0).id]).await.unwrap().is_empty());
     let (committer, task) = Committer::new(store, metadata.clone(), Duration::ZERO, 64 << 20);
-    let committing = async {
+    let committing = async move {
         // The robot offers again, and the very same pack comes of it.
         committer.commit(submission(&episode)).await.unwrap();
-        drop(committer);
     };
     tokio::join!(committing, task.run());
     assert_eq!(metadata.episode_count(&tenant(), &EpisodeFilter::default()).await.unwrap(), 1);

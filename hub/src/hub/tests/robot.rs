@@ -130,9 +130,20 @@ impl TestRobot {
         // Dropping the receiving half is fine: the hub answers by closing.
     }
 
+    /// Sends something, whoever hears it.
+    pub(super) async fn speak(&self) {
+        let (mut send, _recv) = self.connection.open_bi().await.unwrap();
+        send.write_all(&[0; 64]).await.unwrap();
+    }
+
     /// Waits until the hub closes, and says how.
     pub(super) async fn closed(&self) -> Option<CloseCode> {
         close_code(&self.connection.closed().await)
+    }
+
+    /// Waits for the end of the connection; says whether the hub had forgotten it.
+    pub(super) async fn was_reset(&self) -> bool {
+        matches!(self.connection.closed().await, ConnectionError::Reset)
     }
 
     pub(super) fn leave(self) {
