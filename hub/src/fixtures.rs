@@ -65,8 +65,8 @@ pub(crate) fn episode(robot: &str, ordinal: u64) -> Episode {
         let mut builder = ChunkBuilder::new(schema.clone());
         for step in 0..5_u8 {
             let mut row = i64::from(half * 5 + step).to_le_bytes().to_vec();
-            for value in 0..4 {
-                row.extend_from_slice(&(f32::from(seed[value]) + f32::from(step)).to_le_bytes());
+            for value in &seed[..4] {
+                row.extend_from_slice(&(f32::from(*value) + f32::from(step)).to_le_bytes());
             }
             builder.push(&row);
         }

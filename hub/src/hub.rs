@@ -241,10 +241,8 @@ impl Hub {
 
     fn start_opened(config: HubConfig, opened: Opened, store: Store) -> Result<Handle, StartError> {
         let Opened { data_dir, pki, metadata, store: _ } = opened;
-        let mut keys = BTreeMap::new();
-        for tenant in [default_tenant()] {
-            keys.insert(tenant.clone(), Arc::new(pki.tenant(&tenant)?));
-        }
+        let tenant = default_tenant();
+        let keys = BTreeMap::from([(tenant.clone(), Arc::new(pki.tenant(&tenant)?))]);
         let interval = Duration::from_millis(config.store.commit_interval_millis);
         let (committer, task) = Committer::new(store.clone(), metadata.clone(), interval, config.store.pack_bytes_max);
         let committing = TaskTracker::new();

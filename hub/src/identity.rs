@@ -67,9 +67,9 @@ pub fn robot_of_certificate(der: &[u8]) -> Result<CertifiedRobot, IdentityError>
     let (_rest, certificate) = X509Certificate::from_der(der).map_err(|_| IdentityError::Certificate)?;
     let names = certificate.subject_alternative_name().map_err(|_| IdentityError::Certificate)?;
     let names = names.ok_or(IdentityError::Name)?;
-    let mut uris = names.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) => Some(*uri),
-        _ => None,
+    let mut uris = names.value.general_names.iter().filter_map(|name| {
+        let GeneralName::URI(uri) = name else { return None };
+        Some(*uri)
     });
     let (Some(uri), None) = (uris.next(), uris.next()) else {
         return Err(IdentityError::Name);

@@ -236,15 +236,6 @@ impl Pki {
         })
     }
 
-    /// Makes the keys of a new tenant, unless it has them.
-    pub fn add_tenant(&self, tenant: &TenantId, now_unix_secs: u64) -> Result<(), PkiError> {
-        let path = self.tenant_path(tenant);
-        if path.exists() {
-            return Ok(());
-        }
-        durable_file::create_folder_whole(&path, |folder| fill_tenant(folder, tenant, now_unix_secs))
-    }
-
     /// Reads a tenant's keys.
     pub fn tenant(&self, tenant: &TenantId) -> Result<TenantKeys, PkiError> {
         let path = self.tenant_path(tenant);

@@ -1,7 +1,7 @@
 //! What the parts of a running hub share: store, metadata, keys, and who is connected.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast};
 use zunft_protocol::ids::{EpisodeId, ReleaseId, RobotId, TenantId};
@@ -77,7 +77,7 @@ pub(crate) struct Services {
     pub(crate) metadata: Metadata,
     /// `None` once the hub stops: then the committing task ends when it has nothing left.
     committer: Mutex<Option<Committer>>,
-    keys: RwLock<BTreeMap<TenantId, Arc<TenantKeys>>>,
+    keys: BTreeMap<TenantId, Arc<TenantKeys>>,
     live: Mutex<BTreeMap<RobotKey, LiveConnection>>,
     changes: broadcast::Sender<Change>,
     /// Over all robots.
@@ -123,7 +123,7 @@ impl Services {
             store,
             metadata,
             committer: Mutex::new(Some(committer)),
-            keys: RwLock::new(keys),
+            keys,
             live: Mutex::default(),
             changes,
             budget,
@@ -132,7 +132,7 @@ impl Services {
 
     /// The keys of a tenant of this hub.
     pub(crate) fn keys(&self, tenant: &TenantId) -> Option<Arc<TenantKeys>> {
-        self.keys.read().unwrap_or_else(PoisonError::into_inner).get(tenant).cloned()
+        self.keys.get(tenant).cloned()
     }
 
     /// Where episodes are handed in, unless the hub stops.

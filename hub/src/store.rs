@@ -168,10 +168,11 @@ fn put_error(key: &Key, source: object_store::Error) -> StoreError {
 }
 
 fn read_error(key: &Key, source: object_store::Error) -> StoreError {
-    match source {
-        object_store::Error::NotFound { .. } => StoreError::Missing { key: key.to_string() },
-        source => StoreError::Failed { key: key.to_string(), source: Box::new(source) },
+    let key = key.to_string();
+    if matches!(source, object_store::Error::NotFound { .. }) {
+        return StoreError::Missing { key };
     }
+    StoreError::Failed { key, source: Box::new(source) }
 }
 
 /// Whether a full disk or quota is somewhere among the causes.

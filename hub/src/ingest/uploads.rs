@@ -62,10 +62,11 @@ impl UploadStream<'_> {
         let mut orders = VecDeque::from(self.robot.decide(HubEvent::Offered { upload, manifest }));
         loop {
             let event = match orders.pop_front() {
-                None => match wire::read_message(recv).await?.ok_or(WireError::Ended)? {
-                    Message::Chunk(chunk) => HubEvent::Received { upload, chunk },
-                    _ => return Err(WireError::Unexpected),
-                },
+                None => {
+                    let message = wire::read_message(recv).await?.ok_or(WireError::Ended)?;
+                    let Message::Chunk(chunk) = message else { return Err(WireError::Unexpected) };
+                    HubEvent::Received { upload, chunk }
+                }
                 Some(HubOrder::LookUp { episode, manifest, .. }) => {
                     let known = self.look_up(episode, &manifest).await;
                     self.manifest = Some(manifest);

@@ -83,10 +83,9 @@ impl TestRobot {
 
     /// The envelope of the next assignment that the hub sends.
     pub(super) async fn assignment(&mut self) -> Vec<u8> {
-        match read(&mut self.control.1).await {
-            Message::Assign(object) => object.envelope,
-            other => panic!("{other:?} on the control stream"),
-        }
+        let message = read(&mut self.control.1).await;
+        let Message::Assign(object) = message else { panic!("{message:?} on the control stream") };
+        object.envelope
     }
 
     pub(super) async fn offer(&self, manifest: &Manifest) -> Upload {
@@ -103,21 +102,20 @@ impl TestRobot {
         for index in (0..episode.chunks.len()).filter(|&index| want.contains(index)) {
             upload.send(Message::Chunk(episode.chunk(index))).await;
         }
-        match upload.reply().await {
-            Message::Durable(receipt) => receipt,
-            other => panic!("{other:?} to a whole episode"),
-        }
+        let reply = upload.reply().await;
+        let Message::Durable(receipt) = reply else { panic!("{reply:?} to a whole episode") };
+        receipt
     }
 
     /// A blob's bytes from an offset on; `None` where the hub says that there is none.
     pub(super) async fn fetch(&self, digest: Digest, offset: u64) -> Option<Vec<u8>> {
         let (mut send, mut recv) = self.connection.open_bi().await.unwrap();
         send.write_all(&Message::Fetch(Fetch { digest, offset }).encode()).await.unwrap();
-        let found = match read(&mut recv).await {
-            Message::Found(found) => found,
-            Message::Missing => return None,
-            other => panic!("{other:?} to a fetch"),
-        };
+        let reply = read(&mut recv).await;
+        if reply == Message::Missing {
+            return None;
+        }
+        let Message::Found(found) = reply else { panic!("{reply:?} to a fetch") };
         let bytes = recv.read_to_end(64 << 20).await.unwrap();
         assert_eq!(bytes.len() as u64, found.bytes_total - offset);
         Some(bytes)
@@ -161,10 +159,8 @@ impl Upload {
     }
 
     pub(super) fn rejection(&self) -> Option<RejectReason> {
-        match &self.first {
-            Message::Reject(reject) => Some(reject.reason),
-            _ => None,
-        }
+        let Message::Reject(reject) = &self.first else { return None };
+        Some(reject.reason)
     }
 }
 
@@ -178,10 +174,8 @@ async fn read(stream: &mut RecvStream) -> Message {
 }
 
 fn close_code(error: &ConnectionError) -> Option<CloseCode> {
-    match error {
-        ConnectionError::ApplicationClosed(close) => CloseCode::from_code(close.error_code.into_inner()),
-        _ => None,
-    }
+    let ConnectionError::ApplicationClosed(close) = error else { return None };
+    CloseCode::from_code(close.error_code.into_inner())
 }
 
 fn client_config(credentials: &RobotCredentials) -> ClientConfig {
