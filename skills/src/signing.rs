@@ -80,9 +80,13 @@ pub fn generate_key(path: &Path) -> Result<SigningKey, KeyError> {
     let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| KeyError::Randomness)?;
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::AlreadyExists => KeyError::Exists { path: path.to_owned() },
-        _ => KeyError::Io { path: path.to_owned(), source },
+    let failed = |source: io::Error| {
+        let path = path.to_owned();
+        if source.kind() == io::ErrorKind::AlreadyExists {
+            KeyError::Exists { path }
+        } else {
+            KeyError::Io { path, source }
+        }
     };
     let mut file = options.open(path).map_err(failed)?;
     file.write_all(pkcs8.as_ref()).and_then(|()| file.sync_all()).map_err(failed)?;
