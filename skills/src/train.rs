@@ -201,7 +201,7 @@ pub fn train(
             weight_decay: config.optimizer_weight_decay,
             ema_decay: config.ema_decay,
         };
-        state.optimized.apply(&how, &step.gradients, clip(config, gradient_norm));
+        state.optimized.apply(&how, &step.gradients, clip(config, gradient_norm), config.threads);
         state.step += 1;
         meter.count(step.loss);
 

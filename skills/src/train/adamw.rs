@@ -6,7 +6,7 @@
 
 const BETA_1: f32 = 0.9;
 const BETA_2: f32 = 0.999;
-const EPS: f32 = 1e-8;
+const EPS: f64 = 1e-8;
 
 /// Parameters with what the optimiser remembers of each: all that a run needs to go on.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,32 +44,83 @@ impl Optimized {
         if self.ema.is_empty() { &self.values } else { &self.ema }
     }
 
-    /// Moves every parameter against `scale` times its gradient.
-    pub(super) fn apply(&mut self, how: &AdamWStep, gradients: &[Vec<f32>], scale: f32) {
-        let time = (how.step + 1) as f64;
-        let correction_1 = 1.0 - f64::from(BETA_1).powf(time);
-        let correction_2 = 1.0 - f64::from(BETA_2).powf(time);
-        let step_size = (how.lr / correction_1) as f32;
-        let sqrt_correction_2 = correction_2.sqrt() as f32;
-        let keep = (1.0 - how.lr * how.weight_decay) as f32;
-        for (i, gradients) in gradients.iter().enumerate() {
-            let moments = self.exp_avg[i].iter_mut().zip(&mut self.exp_avg_sq[i]);
-            for ((value, (m, v)), gradient) in self.values[i].iter_mut().zip(moments).zip(gradients) {
-                let gradient = gradient * scale;
-                *m += (1.0 - BETA_1) * (gradient - *m);
-                *v = BETA_2 * *v + (1.0 - BETA_2) * gradient * gradient;
-                let denominator = v.sqrt() / sqrt_correction_2 + EPS;
-                *value = *value * keep - step_size * *m / denominator;
+    /// Moves every parameter against `scale` times its gradient, on `threads` threads.
+    ///
+    /// Each value depends on its own history alone, so the result does not depend on the threads.
+    pub(super) fn apply(&mut self, how: &AdamWStep, gradients: &[Vec<f32>], scale: f32, threads: usize) {
+        let update = Update::of(how, scale);
+        let mut shares: Vec<Vec<Part<'_>>> = (0..threads).map(|_| Vec::new()).collect();
+        let mut ema = self.ema.iter_mut();
+        let moments = self.exp_avg.iter_mut().zip(&mut self.exp_avg_sq);
+        for ((values, (exp_avg, exp_avg_sq)), gradients) in self.values.iter_mut().zip(moments).zip(gradients) {
+            let len = values.len().div_ceil(threads);
+            let mut averages = ema.next().map(|averages| averages.chunks_mut(len));
+            let moments = exp_avg.chunks_mut(len).zip(exp_avg_sq.chunks_mut(len));
+            let chunks = values.chunks_mut(len).zip(moments).zip(gradients.chunks(len));
+            for (share, ((values, (exp_avg, exp_avg_sq)), gradients)) in shares.iter_mut().zip(chunks) {
+                let ema = averages.as_mut().and_then(Iterator::next).unwrap_or_default();
+                share.push(Part { values, exp_avg, exp_avg_sq, ema, gradients });
             }
         }
-        if how.ema_decay > 0.0 {
-            // Early weights are far from the later ones: they shall be forgotten sooner.
-            let decay = how.ema_decay.min((1.0 + time) / (10.0 + time)) as f32;
-            for (averages, values) in self.ema.iter_mut().zip(&self.values) {
-                for (average, value) in averages.iter_mut().zip(values) {
-                    *average += (1.0 - decay) * (value - *average);
-                }
+        std::thread::scope(|scope| {
+            let mut shares = shares.into_iter();
+            let first = shares.next();
+            for share in shares {
+                scope.spawn(move || share.into_iter().for_each(|part| update.apply(part)));
             }
+            first.into_iter().flatten().for_each(|part| update.apply(part));
+        });
+    }
+}
+
+/// The same stretch of every array.
+struct Part<'a> {
+    values: &'a mut [f32],
+    exp_avg: &'a mut [f32],
+    exp_avg_sq: &'a mut [f32],
+    /// Empty where none is kept.
+    ema: &'a mut [f32],
+    gradients: &'a [f32],
+}
+
+/// The numbers of one step.
+#[derive(Clone, Copy)]
+struct Update {
+    scale: f32,
+    /// What weight decay leaves of a value.
+    keep: f32,
+    step_size: f32,
+    eps: f32,
+    ema_rate: f32,
+}
+
+impl Update {
+    fn of(how: &AdamWStep, scale: f32) -> Self {
+        let time = (how.step + 1) as f64;
+        let correction_1 = 1.0 - f64::from(BETA_1).powf(time);
+        let correction_2 = (1.0 - f64::from(BETA_2).powf(time)).sqrt();
+        // Early weights are far from the later ones: they shall be forgotten sooner.
+        let ema_decay = how.ema_decay.min((1.0 + time) / (10.0 + time));
+        Self {
+            scale,
+            keep: (1.0 - how.lr * how.weight_decay) as f32,
+            // Both corrections are moved out of the loop: one root and one division a value remain.
+            step_size: (how.lr * correction_2 / correction_1) as f32,
+            eps: (EPS * correction_2) as f32,
+            ema_rate: (1.0 - ema_decay) as f32,
+        }
+    }
+
+    fn apply(self, part: Part<'_>) {
+        let moments = part.exp_avg.iter_mut().zip(part.exp_avg_sq);
+        for ((value, (m, v)), gradient) in part.values.iter_mut().zip(moments).zip(part.gradients) {
+            let gradient = gradient * self.scale;
+            *m += (1.0 - BETA_1) * (gradient - *m);
+            *v = BETA_2 * *v + (1.0 - BETA_2) * gradient * gradient;
+            *value = *value * self.keep - self.step_size * *m / (v.sqrt() + self.eps);
+        }
+        for (average, value) in part.ema.iter_mut().zip(part.values) {
+            *average += self.ema_rate * (*value - *average);
         }
     }
 }
@@ -93,7 +144,7 @@ mod tests {
         let mut optimized = Optimized::new(vec![vec![1.0, -2.0]], true);
         for (step, gradients) in [[0.5, -1.0], [0.25, 3.0]].into_iter().enumerate() {
             let how = AdamWStep { step: step as u64, lr: 0.1, weight_decay: 0.01, ema_decay: 0.9 };
-            optimized.apply(&how, &[gradients.to_vec()], 1.0);
+            optimized.apply(&how, &[gradients.to_vec()], 1.0, 2);
         }
         let expected = reference();
         for (value, expected) in optimized.values[0].iter().zip(expected) {
