@@ -1,0 +1,397 @@
+//! Everything that was recorded and not yet durable on the hub, safe on the robot's disk.
+//!
+//! Steps go to the spool's own thread, which writes and syncs them in groups: a control program never waits
+//! for the disk. An episode is whole, or sealed as truncated, and stays until the hub's receipt for it.
+//! It does not know who records or who uploads.
+
+mod disk;
+mod index;
+mod log;
+mod mailbox;
+mod record;
+mod recorder;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio::sync::watch;
+use zunft_protocol::embodiment::Embodiment;
+use zunft_protocol::episode::{Actor, Clock, EpisodeEnd, Outcome};
+use zunft_protocol::ids::{ChunkId, EpisodeId, RecordingId, TaskName};
+use zunft_protocol::local::{Ended, Progress};
+
+use self::disk::{Disk as _, FolderDisk};
+use self::index::Index;
+pub use self::index::StoredEpisode;
+use self::log::Room;
+use self::mailbox::Mailbox;
+use self::recorder::Opening;
+use self::worker::{Command, CommitPolicy, Worker};
+use crate::config::SpoolConfig;
+use crate::identity::Identity;
+
+/// Smallest `spool.segment_bytes` that holds any allowed step.
+pub const SEGMENT_BYTES_MIN: u64 = log::SEGMENT_BYTES_MIN;
+
+/// Why the spool did not take something.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No room: by quota or on the disk.
+    #[error("{0}")]
+    SpoolFull(String),
+    /// The disk failed.
+    #[error("{0}")]
+    Disk(String),
+    /// The recording has as many chunks as an episode may have.
+    #[error("the recording is as long as an episode may be; end it and begin another")]
+    TooLong,
+    /// The recording is not open any more.
+    #[error("the recording is no longer open")]
+    Gone,
+    /// The agent stops.
+    #[error("the agent is stopping")]
+    Stopping,
+}
+
+/// What one recording has reached, shared between its connection and the spool's thread.
+#[derive(Debug, Default)]
+struct Tracker {
+    recorded: AtomicU64,
+    on_disk: AtomicU64,
+    refusal: OnceLock<Refusal>,
+}
+
+impl Tracker {
+    fn refuse(&self, refusal: Refusal) {
+        // The first reason is the one that the client hears.
+        drop(self.refusal.set(refusal));
+    }
+}
+
+/// The spool's numbers for people.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SpoolStatus {
+    /// Bytes of all segments on disk.
+    pub bytes: u64,
+    /// Most bytes that they may have.
+    pub bytes_max: u64,
+    /// Recordings begun since the agent was installed.
+    pub recordings_total: u64,
+    /// Recordings that are open now.
+    pub recordings_open: u64,
+    /// Whole episodes that the hub does not hold yet.
+    pub episodes_waiting: u64,
+    /// Bytes of their chunks.
+    pub bytes_waiting: u64,
+    /// The oldest of them, by its number.
+    pub oldest_ordinal_waiting: Option<u64>,
+    /// Recordings that damage on disk took; kept for a closer look.
+    pub recordings_damaged: u64,
+    /// Why no steps are taken now.
+    pub refuses: Option<String>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    mailbox: Mailbox<Command>,
+    index: Mutex<Index>,
+    refusal: Mutex<Option<Refusal>>,
+    disk_bytes: AtomicU64,
+    recordings_open: AtomicU64,
+    recordings_total: AtomicU64,
+    bytes_max: u64,
+    /// Counts changes, so that an uploader can wait for one.
+    changes: watch::Sender<u64>,
+}
+
+impl Shared {
+    fn new(bytes_max: u64) -> Self {
+        Self {
+            mailbox: Mailbox::new(),
+            index: Mutex::new(Index::default()),
+            refusal: Mutex::new(None),
+            disk_bytes: AtomicU64::new(0),
+            recordings_open: AtomicU64::new(0),
+            recordings_total: AtomicU64::new(0),
+            bytes_max,
+            changes: watch::Sender::new(0),
+        }
+    }
+
+    fn accepting(&self) -> Result<(), Refusal> {
+        match &*self.refusal.lock().unwrap_or_else(PoisonError::into_inner) {
+            None => Ok(()),
+            Some(refusal) => Err(refusal.clone()),
+        }
+    }
+
+    /// Whether this changed anything worth telling an operator.
+    fn set_refusal(&self, refusal: Option<Refusal>) -> bool {
+        let mut current = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = current.is_some() != refusal.is_some();
+        *current = refusal;
+        changed
+    }
+
+    fn count(&self, disk_bytes: u64, recordings_open: u64, recordings_total: u64) {
+        self.disk_bytes.store(disk_bytes, Ordering::Relaxed);
+        self.recordings_open.store(recordings_open, Ordering::Relaxed);
+        self.recordings_total.store(recordings_total, Ordering::Relaxed);
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+}
+
+/// Why bytes of an episode could not be read back.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The disk.
+    #[error("the spool could not be read")]
+    Disk(#[from] io::Error),
+    /// The bytes are not those that were written.
+    #[error("chunk {chunk} is damaged on disk")]
+    Chunk {
+        /// Which.
+        chunk: ChunkId,
+    },
+    /// The bytes are not those that were written.
+    #[error("the manifest of episode {episode} is damaged on disk")]
+    Manifest {
+        /// Which.
+        episode: EpisodeId,
+    },
+}
+
+/// The spool: cheap to clone, one thread behind all clones.
+#[derive(Debug, Clone)]
+pub struct Spool {
+    shared: Arc<Shared>,
+    reader: Arc<FolderDisk>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+impl Spool {
+    /// Reads the spool in `folder` back, seals what was open when the agent stopped, and starts its thread.
+    pub fn start(folder: &Path, config: &SpoolConfig, identity: Identity) -> io::Result<Self> {
+        let shared = Arc::new(Shared::new(config.bytes_max));
+        let room = Room {
+            segment_bytes: config.segment_bytes,
+            spool_bytes_max: config.bytes_max,
+            free_bytes_min: config.free_bytes_min,
+        };
+        let policy = CommitPolicy {
+            interval: Duration::from_millis(config.sync_interval_ms),
+            bytes: usize::try_from(config.sync_bytes).unwrap_or(usize::MAX),
+        };
+        let reader = Arc::new(FolderDisk::open(folder)?);
+        let mut worker = Worker::open(FolderDisk::open(folder)?, room, policy, identity, Arc::clone(&shared))?;
+        worker.commit(now());
+        let for_thread = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("spool".into()).spawn(move || run(worker, &for_thread))?;
+        Ok(Self { shared, reader, thread: Arc::new(Mutex::new(Some(thread))) })
+    }
+
+    /// Opens a recording; nothing is written before its first step.
+    pub fn record(&self, task: TaskName, embodiment: Embodiment, actor: Actor) -> Result<Recording, Refusal> {
+        self.shared.accepting()?;
+        let recording = RecordingId::from_bytes(rand::random());
+        let begin = Some((task, embodiment, actor));
+        Ok(Recording { shared: Arc::clone(&self.shared), recording, begin, tracker: Arc::default(), ended: false })
+    }
+
+    /// Whole episodes that the hub does not hold yet, oldest first, without those that `skip` names.
+    pub fn waiting(&self, count_max: usize, skip: impl Fn(u64) -> bool) -> Vec<StoredEpisode> {
+        let index = self.index();
+        index.sealed().values().filter(|episode| !skip(episode.ordinal)).take(count_max).cloned().collect()
+    }
+
+    /// Changes whenever episodes come or go.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    /// The encoded manifest of an episode.
+    pub fn read_manifest(&self, episode: &StoredEpisode) -> Result<Vec<u8>, ReadError> {
+        let bytes = self.read(episode.manifest)?;
+        if EpisodeId::of(&bytes) != episode.episode {
+            return Err(ReadError::Manifest { episode: episode.episode });
+        }
+        Ok(bytes)
+    }
+
+    /// The stored bytes of an episode's chunk number `index`, in the order of the manifest.
+    ///
+    /// # Panics
+    /// When the episode has no such chunk.
+    pub fn read_chunk(&self, episode: &StoredEpisode, index: usize) -> Result<Vec<u8>, ReadError> {
+        let (chunk, location) = &episode.chunks[index];
+        let bytes = self.read(*location)?;
+        if ChunkId::of(&bytes) != chunk.id {
+            return Err(ReadError::Chunk { chunk: chunk.id });
+        }
+        Ok(bytes)
+    }
+
+    fn read(&self, location: index::Location) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; location.bytes as usize];
+        self.reader.read(location.segment, location.offset, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Frees an episode: the hub holds it, as `receipt` proves.
+    pub fn durable(&self, ordinal: u64, receipt: Vec<u8>) {
+        let bytes = receipt.len();
+        // A closed spool keeps the episode; it is offered again after the restart and found there.
+        drop(self.shared.mailbox.send(Command::Free { ordinal, receipt }, bytes));
+    }
+
+    /// The spool's numbers.
+    pub fn status(&self) -> SpoolStatus {
+        let refuses = self.shared.accepting().err().map(|refusal| refusal.to_string());
+        let index = self.index();
+        SpoolStatus {
+            bytes: self.shared.disk_bytes.load(Ordering::Relaxed),
+            bytes_max: self.shared.bytes_max,
+            recordings_total: self.shared.recordings_total.load(Ordering::Relaxed),
+            recordings_open: self.shared.recordings_open.load(Ordering::Relaxed),
+            episodes_waiting: index.sealed().len() as u64,
+            bytes_waiting: index.sealed().values().map(StoredEpisode::chunk_bytes).sum(),
+            oldest_ordinal_waiting: index.sealed().keys().next().copied(),
+            recordings_damaged: index.damaged_count() as u64,
+            refuses,
+        }
+    }
+
+    /// Seals what is open, flushes and ends the thread. Later calls find it done.
+    pub fn stop(&self) {
+        self.shared.mailbox.close();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the spool's thread failed; what it had not synced is lost");
+        }
+    }
+
+    fn index(&self) -> std::sync::MutexGuard<'_, Index> {
+        self.shared.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An open recording. Dropped without an end, it is the caller's business to have ended it.
+#[derive(Debug)]
+pub struct Recording {
+    shared: Arc<Shared>,
+    recording: RecordingId,
+    begin: Option<(TaskName, Embodiment, Actor)>,
+    tracker: Arc<Tracker>,
+    ended: bool,
+}
+
+impl Recording {
+    /// Its id.
+    pub fn id(&self) -> RecordingId {
+        self.recording
+    }
+
+    /// Takes a step: its row in the order of the steps stream's schema. `clock` is read for the first one.
+    pub fn step(&mut self, row: Vec<u8>, intervention: bool, clock: impl FnOnce() -> Clock) -> Result<(), Refusal> {
+        if let Some(refusal) = self.tracker.refusal.get() {
+            self.ended = true;
+            return Err(refusal.clone());
+        }
+        if let Some((task, embodiment, actor)) = self.begin.take() {
+            let opening = Opening { recording: self.recording, task, embodiment, actor, clock: clock() };
+            self.send(Command::Begin { opening: Box::new(opening), tracker: Arc::clone(&self.tracker) }, 0)?;
+        }
+        let bytes = row.len();
+        self.send(Command::Step { recording: self.recording, intervention, row }, bytes)?;
+        self.tracker.recorded.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How far the recording is.
+    pub fn progress(&self) -> Progress {
+        Progress {
+            steps_recorded: self.tracker.recorded.load(Ordering::Relaxed),
+            steps_on_disk: self.tracker.on_disk.load(Ordering::Acquire),
+        }
+    }
+
+    /// Whether any step was taken.
+    pub fn is_empty(&self) -> bool {
+        self.begin.is_some()
+    }
+
+    /// Ends the recording; returns when the whole episode is on disk.
+    pub fn end(mut self, outcome: Outcome, end: EpisodeEnd) -> Result<Ended, Refusal> {
+        if let Some(refusal) = self.tracker.refusal.get() {
+            self.ended = true;
+            return Err(refusal.clone());
+        }
+        let (sender, receiver) = sync_channel(1);
+        self.finish(outcome, end, Some(sender))?;
+        let ended = receiver.recv().map_err(|_| Refusal::Stopping)?;
+        // Between the check above and the command, the spool may have sealed it for want of room.
+        ended.map_err(|refusal| self.tracker.refusal.get().cloned().unwrap_or(refusal))
+    }
+
+    /// Ends the recording without waiting for the disk: its client went away, or the agent stops.
+    pub fn cut_off(mut self, end: EpisodeEnd) {
+        // A spool that stops seals it all the same.
+        drop(self.finish(Outcome::Unknown, end, None));
+    }
+
+    fn finish(&mut self, outcome: Outcome, end: EpisodeEnd, reply: Option<worker::Reply>) -> Result<(), Refusal> {
+        self.ended = true;
+        if self.is_empty() {
+            return Err(Refusal::Gone);
+        }
+        self.send(Command::End { recording: self.recording, outcome, end, reply }, 0)
+    }
+
+    fn send(&self, command: Command, bytes: usize) -> Result<(), Refusal> {
+        self.shared.mailbox.send(command, bytes).map_err(|_| Refusal::Stopping)
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        if !self.ended {
+            use zunft_protocol::episode::Truncation;
+            drop(self.finish(Outcome::Unknown, EpisodeEnd::Truncated { limit: Truncation::ClientGone }, None));
+        }
+    }
+}
+
+fn run(mut worker: Worker<FolderDisk>, shared: &Shared) {
+    loop {
+        let patience = worker.due().map(|due| due.saturating_duration_since(now()));
+        let Some(commands) = shared.mailbox.receive(patience) else { break };
+        for (command, _) in commands {
+            worker.apply(command, now());
+        }
+        if worker.due().is_some_and(|due| due <= now()) {
+            worker.commit(now());
+        }
+    }
+    worker.seal_all(now());
+    if !worker.is_idle() {
+        tracing::error!("the disk refused the last records; what was synced before is kept");
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the spool's thread is a shell: it waits and gives its worker the time")]
+fn now() -> Instant {
+    Instant::now()
+}

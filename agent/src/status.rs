@@ -1,0 +1,145 @@
+//! What the agent says about itself: to control programs, to `zunft-agent status`, and to people.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use zunft_protocol::episode::WallQuality;
+use zunft_protocol::ids::{BootId, EmbodimentId, ReleaseId, RobotId, SiteId, TenantId};
+use zunft_protocol::message::ReleaseState;
+
+use crate::clock::RobotClock;
+use crate::embodiment::Body;
+use crate::identity::Identity;
+use crate::releases::Releases;
+use crate::spool::{Spool, SpoolStatus};
+use crate::uplink::{HubStatus, SharedStatus};
+
+/// The whole status. Fields may be added; programs ignore those that they do not know.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// Which robot.
+    pub robot: RobotId,
+    /// Whose.
+    pub tenant: TenantId,
+    /// Where.
+    pub site: SiteId,
+    /// Version of the agent.
+    pub version: &'static str,
+    /// Process id of the agent.
+    pub pid: u32,
+    /// This power-up.
+    pub boot: BootId,
+    /// What the wall clock is worth.
+    pub clock: WallQuality,
+    /// The robot's body, once it is known.
+    pub embodiment: Option<EmbodimentId>,
+    /// The way to the hub.
+    pub hub: HubStatus,
+    /// What is on disk.
+    pub spool: SpoolStatus,
+    /// The last assignment accepted.
+    pub assignment_sequence: u64,
+    /// Whether it has expired: what is installed still runs.
+    pub assignment_expired: bool,
+    /// Every release and how it does.
+    pub releases: Vec<ReleaseStatus>,
+}
+
+/// One release.
+#[derive(Debug, Clone, Serialize)]
+pub struct ReleaseStatus {
+    /// Which.
+    pub release: ReleaseId,
+    /// `fetching`, `staged`, `active`, `previous` or `failed`.
+    pub state: &'static str,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+/// Everything that a status is made of.
+#[derive(Clone)]
+pub(crate) struct Sources {
+    pub(crate) identity: Identity,
+    pub(crate) clock: Arc<RobotClock>,
+    pub(crate) body: Arc<Body>,
+    pub(crate) spool: Spool,
+    pub(crate) releases: Releases,
+    pub(crate) hub: Arc<SharedStatus>,
+}
+
+impl Sources {
+    pub(crate) fn status(&self) -> Status {
+        let expires = self.releases.assignment_expires_unix_secs();
+        let releases = self.releases.reports().into_iter().map(|report| ReleaseStatus {
+            release: report.release,
+            state: state_name(report.state),
+            reason: report.reason,
+        });
+        Status {
+            robot: self.identity.robot.clone(),
+            tenant: self.identity.tenant.clone(),
+            site: self.identity.site.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            boot: self.clock.boot(),
+            clock: self.clock.wall_quality(),
+            embodiment: self.body.known().map(|body| body.id()),
+            hub: self.hub.status(),
+            spool: self.spool.status(),
+            assignment_sequence: self.releases.assignment_sequence(),
+            assignment_expired: expires.is_some_and(|expires| expires <= self.clock.trusted_unix_secs()),
+            releases: releases.collect(),
+        }
+    }
+}
+
+fn state_name(state: ReleaseState) -> &'static str {
+    match state {
+        ReleaseState::Fetching => "fetching",
+        ReleaseState::Staged => "staged",
+        ReleaseState::Active => "active",
+        ReleaseState::Previous => "previous",
+        ReleaseState::Failed => "failed",
+    }
+}
+
+/// A status as lines for people, from the JSON that an agent answered with.
+pub fn describe(status: &serde_json::Value) -> String {
+    let text = |pointer: &str| match status.pointer(pointer) {
+        Some(serde_json::Value::String(text)) => text.clone(),
+        Some(serde_json::Value::Null) | None => "-".to_owned(),
+        Some(other) => other.to_string(),
+    };
+    let mut lines = vec![
+        format!("robot      {} (tenant {}, site {})", text("/robot"), text("/tenant"), text("/site")),
+        format!("agent      {}, process {}, clock {}", text("/version"), text("/pid"), text("/clock")),
+        format!("hub        {} {}", text("/hub/state"), text("/hub/address")),
+        format!(
+            "spool      {} episodes waiting ({} bytes), {} recordings open, {} of {} bytes on disk",
+            text("/spool/episodes_waiting"),
+            text("/spool/bytes_waiting"),
+            text("/spool/recordings_open"),
+            text("/spool/bytes"),
+            text("/spool/bytes_max")
+        ),
+        format!(
+            "receipts   {} since start, the last at {}",
+            text("/hub/episodes_durable"),
+            text("/hub/last_receipt_unix_secs")
+        ),
+    ];
+    for (pointer, label) in [("/hub/last_error", "hub error "), ("/spool/refuses", "no steps  ")] {
+        if status.pointer(pointer).is_some_and(serde_json::Value::is_string) {
+            lines.push(format!("{label} {}", text(pointer)));
+        }
+    }
+    let none = Vec::new();
+    for release in status.pointer("/releases").and_then(serde_json::Value::as_array).unwrap_or(&none) {
+        let field = |name: &str| release.get(name).and_then(serde_json::Value::as_str).unwrap_or("").to_owned();
+        lines.push(
+            format!("release    {} {} {}", field("release"), field("state"), field("reason")).trim_end().to_owned(),
+        );
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,339 @@
+//! The way to the hub: one QUIC connection that the robot opens, and opens again when it is lost.
+//!
+//! Episodes go up in the order that the session decides; assignments come down; releases are fetched for the
+//! installer. A robot without a hub goes on recording and acting.
+
+mod connection;
+mod download;
+mod tls;
+mod upload;
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use quinn::{ConnectError, ConnectionError, Endpoint};
+use serde::Serialize;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use zunft_protocol::ids::EpisodeId;
+use zunft_protocol::message::{CloseCode, Report};
+use zunft_protocol::session::agent::{AgentEvent, AgentSession, UploadClass};
+use zunft_protocol::{Outcome, TenantId};
+
+use self::connection::{Connection, ConnectionEnd};
+pub(crate) use self::download::HubFetch;
+use self::download::Request;
+pub(crate) use self::tls::Credentials;
+pub use self::tls::TlsError;
+use crate::clock::RobotClock;
+use crate::config::UploadConfig;
+use crate::embodiment::Body;
+use crate::releases::Releases;
+use crate::spool::{Spool, StoredEpisode};
+
+/// Longest wait for a connection to stand; a hub that drops our packets answers nothing at all.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Episodes looked up in the spool at a time.
+const LOOK_MAX: usize = 256;
+
+/// How the way to the hub is, for people and programs.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct HubStatus {
+    /// `offline` (none configured), `connecting` or `connected`.
+    pub state: HubState,
+    /// Where.
+    pub address: Option<String>,
+    /// Why the last attempt or connection ended.
+    pub last_error: Option<String>,
+    /// The hub's time of the last receipt.
+    pub last_receipt_unix_secs: Option<u64>,
+    /// Episodes that became durable since the agent started.
+    pub episodes_durable: u64,
+    /// Episodes that the hub refused since then; they stay in the spool.
+    pub episodes_rejected: u64,
+    /// Bytes of chunks sent since then.
+    pub bytes_uploaded: u64,
+}
+
+/// See [`HubStatus::state`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HubState {
+    /// No hub is configured.
+    #[default]
+    Offline,
+    /// The hub is not reached at the moment.
+    Connecting,
+    /// The hub answers.
+    Connected,
+}
+
+/// The status, shared with whoever asks.
+#[derive(Debug, Default)]
+pub(crate) struct SharedStatus(Mutex<HubStatus>);
+
+impl SharedStatus {
+    fn lock(&self) -> MutexGuard<'_, HubStatus> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn status(&self) -> HubStatus {
+        self.lock().clone()
+    }
+
+    fn sent(&self, bytes: u64) {
+        self.lock().bytes_uploaded += bytes;
+    }
+
+    fn durable(&self, unix_secs: u64) {
+        let mut status = self.lock();
+        status.episodes_durable += 1;
+        status.last_receipt_unix_secs = Some(unix_secs);
+    }
+
+    fn rejected(&self) {
+        self.lock().episodes_rejected += 1;
+    }
+}
+
+/// What the uplink works with.
+pub(crate) struct Services {
+    pub(crate) spool: Spool,
+    pub(crate) releases: Releases,
+    pub(crate) body: Arc<Body>,
+    pub(crate) clock: Arc<RobotClock>,
+    pub(crate) state: Arc<SharedStatus>,
+}
+
+impl Services {
+    fn report(&self) -> Report {
+        let spool = self.spool.status();
+        Report {
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            boot: self.clock.boot(),
+            embodiment: self.body.known().map(|body| body.id()),
+            episodes_waiting: spool.episodes_waiting,
+            spool_bytes: spool.bytes_waiting,
+            recordings: spool.recordings_total,
+            assignment_sequence: self.releases.assignment_sequence(),
+            releases: self.releases.reports(),
+        }
+    }
+}
+
+/// The session and the episodes that it knows of; both outlive connections.
+pub(crate) struct Uploads {
+    session: AgentSession,
+    episodes: BTreeMap<EpisodeId, StoredEpisode>,
+    /// Recordings that the session has heard of and the spool still holds.
+    told: BTreeSet<u64>,
+}
+
+impl Uploads {
+    /// Episodes in the spool that the session has not heard of.
+    fn look(&mut self, spool: &Spool) -> Vec<AgentEvent> {
+        let oldest = spool.status().oldest_ordinal_waiting.unwrap_or(u64::MAX);
+        self.told = self.told.split_off(&oldest);
+        let mut events = Vec::new();
+        loop {
+            let new = spool.waiting(LOOK_MAX, |ordinal| self.told.contains(&ordinal));
+            if new.is_empty() {
+                return events;
+            }
+            for stored in new {
+                let class = match stored.outcome {
+                    Outcome::Success | Outcome::Failure => UploadClass::Labelled,
+                    Outcome::Unknown => UploadClass::Bulk,
+                };
+                events.push(AgentEvent::Sealed { episode: stored.episode, class, ordinal: stored.ordinal });
+                self.told.insert(stored.ordinal);
+                self.episodes.insert(stored.episode, stored);
+            }
+        }
+    }
+}
+
+/// Where the hub is and how patiently it is looked for.
+pub(crate) struct Target {
+    pub(crate) address: String,
+    pub(crate) server_name: String,
+    pub(crate) credentials: Credentials,
+    pub(crate) upload: UploadConfig,
+}
+
+/// The uplink, before it runs.
+pub(crate) struct Uplink {
+    target: Target,
+    services: Services,
+    tenant: TenantId,
+    config: quinn::ClientConfig,
+    requests: mpsc::Receiver<Request>,
+    connected: watch::Sender<bool>,
+}
+
+/// The installer's half of the uplink, made before the uplink itself.
+pub(crate) struct FetchLink {
+    requests: mpsc::Receiver<Request>,
+    connected: watch::Sender<bool>,
+}
+
+/// The way for the installer to fetch blobs over an uplink that is made later.
+pub(crate) fn fetch_link() -> (HubFetch, FetchLink) {
+    let (sender, requests) = mpsc::channel(download::REQUESTS_MAX);
+    let (connected, watching) = watch::channel(false);
+    (HubFetch::new(sender, watching), FetchLink { requests, connected })
+}
+
+impl Uplink {
+    /// Reads the certificates and sets the limits; nothing is connected yet.
+    pub(crate) fn new(target: Target, services: Services, tenant: TenantId, link: FetchLink) -> Result<Self, TlsError> {
+        let config = tls::client_config(&target.credentials, Arc::clone(&services.clock))?;
+        let FetchLink { requests, connected } = link;
+        Ok(Self { target, services, tenant, config, requests, connected })
+    }
+
+    /// Connects, serves and connects again, until told to stop.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let session = AgentSession::new(self.tenant.clone(), self.services.releases.assigners());
+        let mut uploads = Uploads { session, episodes: BTreeMap::new(), told: BTreeSet::new() };
+        {
+            let mut status = self.services.state.lock();
+            status.address = Some(self.target.address.clone());
+            status.state = HubState::Connecting;
+        }
+        let mut failures = 0;
+        while !stop.is_cancelled() {
+            let began = now();
+            let end = tokio::select! {
+                () = stop.cancelled() => break,
+                end = self.connect_and_serve(&mut uploads, &stop) => end,
+            };
+            self.connected.send_replace(false);
+            let reason = crate::text::chain(&end);
+            // A connection that stood for a while says that the hub is well: begin the waits anew.
+            let stood = now() - began > Duration::from_secs(self.target.upload.reconnect_secs_max);
+            failures = if stood { 0 } else { failures + 1 };
+            {
+                let mut status = self.services.state.lock();
+                status.state = HubState::Connecting;
+                status.last_error = Some(reason.clone());
+            }
+            if matches!(end, ConnectionEnd::Stopped) {
+                break;
+            }
+            let wait = self.wait(failures);
+            tracing::warn!(hub = self.target.address, reason, wait_ms = wait.as_millis() as u64, "no hub");
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// The wait after so many failures in a row: doubling, and spread, so that a fleet does not come at once.
+    fn wait(&self, failures: u32) -> Duration {
+        let UploadConfig { reconnect_secs_min, reconnect_secs_max } = self.target.upload;
+        let doubled = reconnect_secs_min.saturating_mul(1 << failures.saturating_sub(1).min(16));
+        Duration::from_secs(doubled.min(reconnect_secs_max)).mul_f64(0.5 + 0.5 * rand::random::<f64>())
+    }
+
+    async fn connect_and_serve(&mut self, uploads: &mut Uploads, stop: &CancellationToken) -> ConnectionEnd {
+        let (endpoint, connection) = match self.connect().await {
+            Ok(connected) => connected,
+            Err(reason) => return ConnectionEnd::Lost(reason),
+        };
+        let opened = Connection::open(connection.clone(), &self.services, uploads, &mut self.requests).await;
+        let end = match opened {
+            Ok(opened) => {
+                tracing::info!(hub = self.target.address, "hub connected");
+                {
+                    let mut status = self.services.state.lock();
+                    status.state = HubState::Connected;
+                    status.last_error = None;
+                }
+                self.connected.send_replace(true);
+                self.services.releases.look_again();
+                opened.run(stop).await
+            }
+            // The reason for which the connection closed says more than the stream that it took along.
+            Err(error) => connection.close_reason().map_or(error, |reason| ConnectionEnd::Lost(explain(&reason))),
+        };
+        // Lets the close reach the hub.
+        drop(tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await);
+        end
+    }
+
+    async fn connect(&self) -> Result<(Endpoint, quinn::Connection), String> {
+        let Target { address, server_name, .. } = &self.target;
+        let resolved: Vec<SocketAddr> = tokio::net::lookup_host(address)
+            .await
+            .map_err(|error| format!("hub.address {address:?} cannot be resolved: {error}"))?
+            .collect();
+        let mut last = format!("hub.address {address:?} resolves to nothing");
+        for address in resolved {
+            let local: SocketAddr = if address.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
+            let attempt = async {
+                let endpoint = Endpoint::client(local).map_err(|error| format!("no UDP socket: {error}"))?;
+                let connecting = endpoint
+                    .connect_with(self.config.clone(), address, server_name)
+                    .map_err(|error: ConnectError| format!("cannot connect to {address}: {error}"))?;
+                let connection = tokio::time::timeout(CONNECT_PATIENCE, connecting)
+                    .await
+                    .map_err(|_| format!("{address} does not answer"))?
+                    .map_err(|error| explain(&error))?;
+                Ok::<_, String>((endpoint, connection))
+            };
+            match attempt.await {
+                Ok(connected) => return Ok(connected),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
+/// QUIC error codes from here on, 256 of them, are TLS alerts.
+const CRYPTO_ERRORS: u64 = 0x100;
+
+/// What a lost connection means for an operator.
+fn explain(error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::ApplicationClosed(close) => match CloseCode::from_code(close.error_code.into_inner()) {
+            Some(CloseCode::Stopping) => "the hub stops".into(),
+            Some(CloseCode::Protocol) => "the hub says that this agent broke the protocol; see the hub's log".into(),
+            Some(CloseCode::UnknownRobot) => {
+                "the hub does not know this robot's certificate; make one with `zunft robot add`".into()
+            }
+            Some(CloseCode::DuplicateIdentity) => {
+                "another agent is connected with this robot's certificate; give each robot its own".into()
+            }
+            Some(CloseCode::Version) => {
+                "hub and agent have no protocol version in common; upgrade the older one".into()
+            }
+            Some(CloseCode::Overloaded) => "the hub has no room for another connection now".into(),
+            None => format!("the hub closed the connection with code {}", close.error_code),
+        },
+        ConnectionError::ConnectionClosed(close) if u64::from(close.error_code) >= CRYPTO_ERRORS => format!(
+            "the hub refuses this robot's certificate ({close}): it is of another hub, expired or withdrawn; make one with `zunft robot add`"
+        ),
+        ConnectionError::TransportError(error) if u64::from(error.code) >= CRYPTO_ERRORS => format!(
+            "the hub's certificate is not acceptable ({error}): is hub.ca of this hub, and hub.server_name right?"
+        ),
+        ConnectionError::TimedOut => "the hub does not answer".into(),
+        ConnectionError::VersionMismatch
+        | ConnectionError::ConnectionClosed(_)
+        | ConnectionError::TransportError(_)
+        | ConnectionError::Reset
+        | ConnectionError::LocallyClosed
+        | ConnectionError::CidsExhausted => error.to_string(),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the uplink is a shell: it waits and gives its session the time")]
+fn now() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,302 @@
+//! One connection to the hub: `select()` waits, `apply()` decides, and what it orders is carried out by tasks.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use quinn::{RecvStream, SendStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use zunft_protocol::hello::{HELLO_BYTES, Hello, HelloAnswer};
+use zunft_protocol::ids::EpisodeId;
+use zunft_protocol::limits::UPLOADS_IN_FLIGHT_MAX;
+use zunft_protocol::message::{CloseCode, Message, PRIORITY_CONTROL, Want};
+use zunft_protocol::session::UploadReply;
+use zunft_protocol::session::agent::{AgentEvent, AgentOrder};
+
+use super::download::{self, Request};
+use super::upload::{Upload, UploadError};
+use super::wire::{self, STANDSTILL_MAX, WireError, read_message};
+use super::{Services, Uploads, now};
+
+/// A sign of life, with the robot's numbers.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Messages of the hub that wait to be looked at; it sends two at connect and few later.
+const CONTROL_MESSAGES_MAX: usize = 8;
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectionEnd {
+    #[error("the agent stops")]
+    Stopped,
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error("the hub does not speak our protocol")]
+    Hello(#[from] zunft_protocol::hello::HelloError),
+    #[error("{0}")]
+    Lost(String),
+}
+
+enum Event {
+    Stop,
+    Lost(String),
+    Said(Result<Message, WireError>),
+    Replied { episode: EpisodeId, reply: UploadReply },
+    UploadEnded { episode: EpisodeId, result: Result<u64, UploadError> },
+    SpoolChanged,
+    ReleasesChanged,
+    Fetch(Request),
+    ReportDue,
+    Wake,
+}
+
+/// A task's last words.
+struct Ended {
+    episode: Option<EpisodeId>,
+    result: Result<u64, UploadError>,
+}
+
+pub(super) struct Connection<'u> {
+    connection: quinn::Connection,
+    services: &'u Services,
+    uploads: &'u mut Uploads,
+    requests: &'u mut mpsc::Receiver<Request>,
+    control: SendStream,
+    said: mpsc::Receiver<Result<Message, WireError>>,
+    replies: mpsc::Receiver<(EpisodeId, UploadReply)>,
+    reply_sender: mpsc::Sender<(EpisodeId, UploadReply)>,
+    wanted: BTreeMap<EpisodeId, mpsc::Sender<Want>>,
+    tasks: JoinSet<Ended>,
+    spool_changes: watch::Receiver<u64>,
+    release_changes: watch::Receiver<u64>,
+    report_at: Instant,
+}
+
+impl<'u> Connection<'u> {
+    /// Greets the hub.
+    pub(super) async fn open(
+        connection: quinn::Connection,
+        services: &'u Services,
+        uploads: &'u mut Uploads,
+        requests: &'u mut mpsc::Receiver<Request>,
+    ) -> Result<Self, ConnectionEnd> {
+        let (mut control, mut receive) = connection.open_bi().await.map_err(WireError::from)?;
+        drop(control.set_priority(PRIORITY_CONTROL));
+        wire::write(&mut control, &Hello::ours().encode()).await?;
+        let mut answer = [0; HELLO_BYTES];
+        let read = tokio::time::timeout(STANDSTILL_MAX, wire::read_exact(&mut receive, &mut answer)).await;
+        read.map_err(|_| WireError::Standstill)??;
+        HelloAnswer::decode(answer)?;
+        let mut tasks = JoinSet::new();
+        let (sender, said) = mpsc::channel(CONTROL_MESSAGES_MAX);
+        tasks.spawn(async move {
+            listen(receive, sender).await;
+            Ended { episode: None, result: Ok(0) }
+        });
+        let (reply_sender, replies) = mpsc::channel(UPLOADS_IN_FLIGHT_MAX * 2);
+        let mut spool_changes = services.spool.changes();
+        let mut release_changes = services.releases.changes();
+        // What there is already is looked at first.
+        spool_changes.mark_changed();
+        release_changes.mark_changed();
+        Ok(Self {
+            connection,
+            services,
+            uploads,
+            requests,
+            control,
+            said,
+            replies,
+            reply_sender,
+            wanted: BTreeMap::new(),
+            tasks,
+            spool_changes,
+            release_changes,
+            report_at: now() + REPORT_INTERVAL,
+        })
+    }
+
+    /// Serves until the connection is lost or the agent stops.
+    pub(super) async fn run(mut self, stop: &CancellationToken) -> ConnectionEnd {
+        let orders = self.uploads.session.handle(AgentEvent::Connected, now());
+        self.carry_out(orders);
+        let end = loop {
+            let event = self.select(stop).await;
+            if let Err(end) = self.apply(event, now()).await {
+                break end;
+            }
+        };
+        let code = if matches!(end, ConnectionEnd::Stopped) { CloseCode::Stopping } else { CloseCode::Protocol };
+        self.connection.close((code as u32).into(), b"");
+        // Their streams are gone with the connection.
+        self.tasks.shutdown().await;
+        let orders = self.uploads.session.handle(AgentEvent::Disconnected, now());
+        debug_assert!(orders.is_empty(), "without a hub there is nothing to do");
+        end
+    }
+
+    async fn select(&mut self, stop: &CancellationToken) -> Event {
+        let wake_at = self.uploads.session.wake_at();
+        let wake = async {
+            match wake_at {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Event::Stop,
+            error = self.connection.closed() => Event::Lost(super::explain(&error)),
+            Some(message) = self.said.recv() => Event::Said(message),
+            Some((episode, reply)) = self.replies.recv() => Event::Replied { episode, reply },
+            Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => match ended {
+                Ok(Ended { episode: Some(episode), result }) => Event::UploadEnded { episode, result },
+                Ok(Ended { episode: None, .. }) => Event::Wake,
+                Err(error) => Event::Lost(format!("a task failed: {error}")),
+            },
+            Ok(()) = self.release_changes.changed() => Event::ReleasesChanged,
+            Some(request) = self.requests.recv() => Event::Fetch(request),
+            Ok(()) = self.spool_changes.changed() => Event::SpoolChanged,
+            () = tokio::time::sleep_until(self.report_at.into()) => Event::ReportDue,
+            () = wake => Event::Wake,
+        }
+    }
+
+    async fn apply(&mut self, event: Event, now: Instant) -> Result<(), ConnectionEnd> {
+        match event {
+            Event::Stop => return Err(ConnectionEnd::Stopped),
+            Event::Lost(reason) => return Err(ConnectionEnd::Lost(reason)),
+            Event::Said(message) => self.said(message?)?,
+            Event::Replied { episode, reply } => self.tell(AgentEvent::Replied { episode, reply }, now),
+            Event::UploadEnded { episode, result } => {
+                self.wanted.remove(&episode);
+                match result {
+                    Ok(bytes) => self.services.state.sent(bytes),
+                    Err(error) => {
+                        let reason = crate::text::chain(&error);
+                        tracing::debug!(episode_id = %episode, reason, "upload broke");
+                        self.tell(AgentEvent::Broken { episode }, now);
+                    }
+                }
+            }
+            Event::SpoolChanged => {
+                for event in self.uploads.look(&self.services.spool) {
+                    self.tell(event, now);
+                }
+            }
+            Event::ReleasesChanged => {
+                self.uploads.session.trust(self.services.releases.assigners());
+                self.report(now).await?;
+            }
+            Event::Fetch(request) => {
+                let connection = self.connection.clone();
+                self.tasks.spawn(async move {
+                    download::run(connection, request).await;
+                    Ended { episode: None, result: Ok(0) }
+                });
+            }
+            Event::ReportDue => self.report(now).await?,
+            Event::Wake => {
+                let orders = self.uploads.session.handle_timeout(now);
+                self.carry_out(orders);
+            }
+        }
+        Ok(())
+    }
+
+    fn said(&self, message: Message) -> Result<(), WireError> {
+        match message {
+            Message::Assign(object) => self.services.releases.assign(object.envelope),
+            Message::Root(object) => self.services.releases.root(object.envelope),
+            Message::Report(_)
+            | Message::Offer(_)
+            | Message::Want(_)
+            | Message::Later(_)
+            | Message::Reject(_)
+            | Message::Chunk(_)
+            | Message::Durable(_)
+            | Message::Fetch(_)
+            | Message::Found(_)
+            | Message::Missing => return Err(WireError::Unexpected("something else on the control stream")),
+        }
+        Ok(())
+    }
+
+    async fn report(&mut self, now: Instant) -> Result<(), WireError> {
+        self.report_at = now + REPORT_INTERVAL;
+        wire::write_message(&mut self.control, &Message::Report(self.services.report())).await
+    }
+
+    fn tell(&mut self, event: AgentEvent, now: Instant) {
+        let orders = self.uploads.session.handle(event, now);
+        self.carry_out(orders);
+    }
+
+    fn carry_out(&mut self, orders: Vec<AgentOrder>) {
+        for order in orders {
+            match order {
+                AgentOrder::Offer { episode, priority } => self.offer(episode, priority),
+                AgentOrder::Send { episode, want } => {
+                    // An upload that broke meanwhile says so itself.
+                    if let Some(wanted) = self.wanted.get(&episode) {
+                        drop(wanted.try_send(want));
+                    }
+                }
+                AgentOrder::Close { episode } => {
+                    self.wanted.remove(&episode);
+                }
+                AgentOrder::Free { episode, receipt } => {
+                    if let Some(stored) = self.uploads.episodes.remove(&episode) {
+                        tracing::info!(episode_id = %episode, ordinal = stored.ordinal, "episode durable on the hub");
+                        self.services.clock.hub_signed(receipt.stored_unix_secs);
+                        self.services.state.durable(receipt.stored_unix_secs);
+                        self.services.spool.durable(stored.ordinal, Message::Durable(receipt).encode());
+                    }
+                }
+                AgentOrder::Quarantine { episode, reason } => {
+                    tracing::error!(episode_id = %episode, %reason, "the hub refuses an episode; it stays in the spool");
+                    self.services.state.rejected();
+                }
+            }
+        }
+    }
+
+    fn offer(&mut self, episode: EpisodeId, priority: i32) {
+        let Some(stored) = self.uploads.episodes.get(&episode).cloned() else { return };
+        let (wanted, wants) = mpsc::channel(1);
+        let (reply_sender, mut own_replies) = mpsc::channel(1);
+        self.wanted.insert(episode, wanted);
+        let upload = Upload {
+            connection: self.connection.clone(),
+            spool: self.services.spool.clone(),
+            episode: stored,
+            priority,
+            wanted: wants,
+            replies: reply_sender,
+        };
+        let replies = self.reply_sender.clone();
+        self.tasks.spawn(async move {
+            let forward = async {
+                while let Some(reply) = own_replies.recv().await {
+                    if replies.send((episode, reply)).await.is_err() {
+                        break;
+                    }
+                }
+            };
+            let (result, ()) = tokio::join!(upload.run(), forward);
+            Ended { episode: Some(episode), result }
+        });
+    }
+}
+
+/// Reads the hub's control messages until the stream ends or makes no sense.
+async fn listen(mut receive: RecvStream, said: mpsc::Sender<Result<Message, WireError>>) {
+    loop {
+        let message = read_message(&mut receive).await;
+        let last = message.is_err();
+        if said.send(message).await.is_err() || last {
+            return;
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Messages over QUIC streams: waiting for their bytes, with a bound on standing still.
+
+use std::time::Duration;
+
+use quinn::{RecvStream, SendStream};
+use zunft_protocol::message::{DecodeError, HEADER_BYTES, Header, Message};
+
+/// A stream on which nothing moves for so long is given up. Time is counted anew with every message or piece.
+pub(super) const STANDSTILL_MAX: Duration = Duration::from_secs(60);
+
+/// Why a stream is of no more use.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WireError {
+    #[error("the stream could not be read: {0}")]
+    Read(String),
+    #[error("the stream could not be written: {0}")]
+    Write(#[from] quinn::WriteError),
+    #[error("the hub ended the stream")]
+    Ended,
+    #[error("nothing moved for {} s", STANDSTILL_MAX.as_secs())]
+    Standstill,
+    #[error("the hub does not keep to the protocol")]
+    Decode(#[from] DecodeError),
+    #[error("the hub said {0} where it makes no sense")]
+    Unexpected(&'static str),
+    #[error("the connection is lost: {0}")]
+    Connection(#[from] quinn::ConnectionError),
+}
+
+/// The next message of a stream; waits for its first byte without a bound.
+pub(super) async fn read_message(stream: &mut RecvStream) -> Result<Message, WireError> {
+    let mut header = [0; HEADER_BYTES];
+    read_exact(stream, &mut header).await?;
+    let header = Header::decode(header)?;
+    let mut body = vec![0; header.body_bytes];
+    match tokio::time::timeout(STANDSTILL_MAX, read_exact(stream, &mut body)).await {
+        Ok(read) => read?,
+        Err(_) => return Err(WireError::Standstill),
+    }
+    Ok(header.decode_body(body)?)
+}
+
+/// Fills `buffer`.
+pub(super) async fn read_exact(stream: &mut RecvStream, buffer: &mut [u8]) -> Result<(), WireError> {
+    stream.read_exact(buffer).await.map_err(|error| match error {
+        quinn::ReadExactError::FinishedEarly(_) => WireError::Ended,
+        quinn::ReadExactError::ReadError(error) => WireError::Read(error.to_string()),
+    })
+}
+
+/// Writes a message whole, or finds that nothing moves.
+pub(super) async fn write_message(stream: &mut SendStream, message: &Message) -> Result<(), WireError> {
+    write(stream, &message.encode()).await
+}
+
+/// Writes bytes, or finds that nothing moves.
+pub(super) async fn write(stream: &mut SendStream, bytes: &[u8]) -> Result<(), WireError> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let written = tokio::time::timeout(STANDSTILL_MAX, stream.write(rest)).await;
+        rest = &rest[written.map_err(|_| WireError::Standstill)??..];
+    }
+    Ok(())
+}
