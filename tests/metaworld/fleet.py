@@ -172,11 +172,13 @@ class Hub:
 
         def ended() -> Optional[Dict[str, Any]]:
             now = latest()
-            print(f"\r  step {now['progress']['step']} of {steps} ", end="", file=sys.stderr, flush=True)
+            if sys.stderr.isatty():
+                print(f"\r  step {now['progress']['step']} of {steps} ", end="", file=sys.stderr, flush=True)
             return now if now["state"] in ("succeeded", "failed", "stopped") else None
 
         run = self._wait("training", ended, lambda: (latest()["state"], latest()["progress"]["step"]))
-        print(file=sys.stderr)
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
         if run["state"] != "succeeded":
             sys.exit(f"training ended as {run['state']}: {run['error']}")
         return run
