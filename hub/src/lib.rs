@@ -1,8 +1,9 @@
 //! The hub: takes in what robots live through, keeps it, trains skills from it, and hands out signed releases.
 //!
-//! [`hub::Hub::start`] runs everything in-process and returns a [`hub::Handle`]. It never imports the agent.
+//! [`hub::Hub::start`] runs everything in-process and returns a [`hub::Handle`].
 
 pub mod assignments;
+mod causes;
 pub mod clock;
 pub mod config;
 mod data_dir;
@@ -18,5 +19,6 @@ pub mod registry;
 mod services;
 pub mod snapshots;
 pub mod store;
+pub mod trainer;
 
 pub use data_dir::{DATA_DIR_VERSION, DataDirError};

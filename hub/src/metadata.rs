@@ -4,6 +4,7 @@
 //! experience can be rebuilt from the packs. It decides nothing and reads no clock.
 
 mod assignments;
+mod counts;
 mod episodes;
 mod releases;
 mod robots;
@@ -21,6 +22,7 @@ use sqlx::{Row as _, SqlSafeStr as _, Sqlite, Transaction};
 use zunft_protocol::ids::IdError;
 
 pub use assignments::AssignmentRecord;
+pub use counts::TaskCount;
 pub use episodes::{EndingKind, EpisodeFilter, EpisodePage, EpisodeRecord, Location, PAGE_EPISODES_MAX};
 pub(crate) use episodes::{NewChunk, NewEpisode, NewPack, Registered};
 pub use releases::ReleaseRecord;

@@ -3,44 +3,53 @@
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
+use utoipa::ToSchema;
 use zunft_protocol::ids::{ReleaseId, SkillName, SnapshotId, TenantId};
 
 use super::{Column as _, Metadata, MetadataError, json, word};
 
 /// How far a run is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunState {
     /// It waits for its turn.
     Queued,
-    /// It trains.
+    /// It trains. After the hub restarts it goes on from its last checkpoint.
     Running,
-    /// Its release is published.
+    /// It was asked to stop; it writes a checkpoint first.
+    Stopping,
+    /// Its package is written, and released where that was asked.
     Succeeded,
-    /// It stopped with an error.
+    /// It ended with an error, which the run holds.
     Failed,
-    /// Someone stopped it.
-    Cancelled,
+    /// Someone stopped it; it can be resumed.
+    Stopped,
+}
+
+impl std::fmt::Display for RunState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&word(self))
+    }
 }
 
 /// One training run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RunRecord {
-    /// Its name, unique inside the tenant.
-    pub run: String,
+    /// Its number inside the tenant: 1, 2, 3, …
+    pub run: u32,
     /// The skill it trains.
     pub skill: SkillName,
     /// What it trains on.
-    pub snapshot: Option<SnapshotId>,
+    pub snapshot: SnapshotId,
     /// How far it is.
     pub state: RunState,
-    /// The configuration as it is run.
+    /// Everything that decides what it does.
     pub config: serde_json::Value,
-    /// The last progress that it reported.
+    /// How far it is in numbers.
     pub progress: serde_json::Value,
     /// Why it failed.
     pub error: Option<String>,
-    /// What it published.
+    /// What it published, or is about to.
     pub release: Option<ReleaseId>,
     /// When it was asked for.
     pub created_unix_ms: u64,
@@ -49,12 +58,12 @@ pub struct RunRecord {
 }
 
 fn run_record(row: &SqliteRow) -> Result<RunRecord, MetadataError> {
-    let snapshot: Option<Vec<u8>> = row.try_get("snapshot")?;
+    let run: String = row.try_get("run")?;
     let release: Option<String> = row.try_get("release")?;
     Ok(RunRecord {
-        run: row.try_get("run")?,
+        run: run.parse().map_err(|_| MetadataError::Damaged { column: "run", found: run })?,
         skill: row.name("skill")?,
-        snapshot: snapshot.map(|_| row.bytes("snapshot")).transpose()?.map(SnapshotId::from_bytes),
+        snapshot: SnapshotId::from_bytes(row.bytes("snapshot")?),
         state: row.word("state")?,
         config: row.json("config")?,
         progress: row.json("progress")?,
@@ -67,18 +76,18 @@ fn run_record(row: &SqliteRow) -> Result<RunRecord, MetadataError> {
 
 impl Metadata {
     /// Writes a run, whether it is new or known.
-    pub async fn put_run(&self, tenant: &TenantId, run: &RunRecord) -> Result<(), MetadataError> {
+    pub(crate) async fn put_run(&self, tenant: &TenantId, run: &RunRecord) -> Result<(), MetadataError> {
         sqlx::query(
             "INSERT INTO runs (tenant, run, skill, snapshot, state, config, progress, error, release, \
              created_unix_ms, updated_unix_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
              ON CONFLICT (tenant, run) DO UPDATE SET snapshot = excluded.snapshot, state = excluded.state, \
-             progress = excluded.progress, error = excluded.error, release = excluded.release, \
-             updated_unix_ms = excluded.updated_unix_ms",
+             config = excluded.config, progress = excluded.progress, error = excluded.error, \
+             release = excluded.release, updated_unix_ms = excluded.updated_unix_ms",
         )
         .bind(tenant.as_str())
-        .bind(&run.run)
+        .bind(run.run.to_string())
         .bind(run.skill.as_str())
-        .bind(run.snapshot.map(|id| id.as_bytes().to_vec()))
+        .bind(run.snapshot.as_bytes().to_vec())
         .bind(word(&run.state))
         .bind(json(&run.config))
         .bind(json(&run.progress))
@@ -91,22 +100,43 @@ impl Metadata {
         Ok(())
     }
 
-    /// All runs of a tenant, the newest first.
-    pub async fn runs(&self, tenant: &TenantId) -> Result<Vec<RunRecord>, MetadataError> {
-        let rows = sqlx::query("SELECT * FROM runs WHERE tenant = $1 ORDER BY created_unix_ms DESC, run")
-            .bind(tenant.as_str())
-            .fetch_all(&self.readers)
-            .await?;
+    /// At most `limit` runs with numbers below `before`, the newest first.
+    pub async fn runs(
+        &self,
+        tenant: &TenantId,
+        before: Option<u32>,
+        limit: u32,
+    ) -> Result<Vec<RunRecord>, MetadataError> {
+        let rows = sqlx::query(
+            "SELECT * FROM runs WHERE tenant = $1 AND CAST(run AS BIGINT) < $2 \
+             ORDER BY CAST(run AS BIGINT) DESC LIMIT $3",
+        )
+        .bind(tenant.as_str())
+        .bind(before.map_or(i64::MAX, i64::from))
+        .bind(i64::from(limit))
+        .fetch_all(&self.readers)
+        .await?;
         rows.iter().map(run_record).collect()
     }
 
-    /// One run, where there is one of that name.
-    pub async fn run(&self, tenant: &TenantId, run: &str) -> Result<Option<RunRecord>, MetadataError> {
+    /// One run, where there is one of that number.
+    pub async fn run(&self, tenant: &TenantId, run: u32) -> Result<Option<RunRecord>, MetadataError> {
         let row = sqlx::query("SELECT * FROM runs WHERE tenant = $1 AND run = $2")
             .bind(tenant.as_str())
-            .bind(run)
+            .bind(run.to_string())
             .fetch_optional(&self.readers)
             .await?;
         row.as_ref().map(run_record).transpose()
+    }
+
+    /// The runs of all tenants that have not ended, the oldest first.
+    pub(crate) async fn unfinished_runs(&self) -> Result<Vec<(TenantId, RunRecord)>, MetadataError> {
+        let rows = sqlx::query(
+            "SELECT * FROM runs WHERE state IN ('queued', 'running', 'stopping') \
+             ORDER BY created_unix_ms, tenant, CAST(run AS BIGINT)",
+        )
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter().map(|row| Ok((row.name("tenant")?, run_record(row)?))).collect()
     }
 }
