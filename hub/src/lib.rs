@@ -1,6 +1,6 @@
 //! The hub: takes in what robots live through, keeps it, trains skills from it, and hands out signed releases.
 //!
-//! [`hub::Hub::start`] runs everything in-process and returns a [`hub::Handle`].
+//! [`service::Service::start`] runs everything in one process; [`hub::Hub::start`] leaves out trainer and HTTP API. It never imports the agent.
 
 pub mod assignments;
 mod causes;
@@ -10,12 +10,14 @@ mod data_dir;
 mod durable_file;
 #[cfg(test)]
 mod fixtures;
+pub mod http;
 pub mod hub;
 pub mod identity;
 pub mod ingest;
 pub mod metadata;
 pub mod pki;
 pub mod registry;
+pub mod service;
 mod services;
 pub mod snapshots;
 pub mod store;
