@@ -1,6 +1,7 @@
 //! The hub: takes in what robots live through, keeps it, trains skills from it, and hands out signed releases.
 //!
-//! [`service::Service::start`] runs everything in one process; [`hub::Hub::start`] leaves out trainer and HTTP API. It never imports the agent.
+//! [`service::Service::start`] runs everything in one process; [`hub::Hub::start`] leaves out trainer and HTTP API.
+//! It never imports the agent.
 
 pub mod assignments;
 mod causes;

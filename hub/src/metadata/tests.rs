@@ -1,7 +1,7 @@
 //! What the metadata promises.
 
 use zunft_protocol::episode::Outcome;
-use zunft_protocol::ids::{Digest, EpisodeId};
+use zunft_protocol::ids::{Digest, EpisodeId, SnapshotId};
 use zunft_skills::data::ActorKind;
 
 use super::*;
@@ -124,9 +124,9 @@ async fn runs_are_kept_as_they_last_were() {
     let folder = tempfile::tempdir().unwrap();
     let metadata = opened(folder.path()).await;
     let mut run = RunRecord {
-        run: "run-1".into(),
+        run: 9,
         skill: "push".parse().unwrap(),
-        snapshot: None,
+        snapshot: SnapshotId::from_bytes([7; 32]),
         state: RunState::Queued,
         config: serde_json::json!({ "steps": 10 }),
         progress: serde_json::Value::Null,
@@ -139,6 +139,12 @@ async fn runs_are_kept_as_they_last_were() {
     run.state = RunState::Succeeded;
     run.release = Some("push@1".parse().unwrap());
     metadata.put_run(&tenant(), &run).await.unwrap();
-    assert_eq!(metadata.runs(&tenant()).await.unwrap(), [run.clone()]);
-    assert_eq!(metadata.run(&tenant(), "run-1").await.unwrap(), Some(run));
+    assert_eq!(metadata.runs(&tenant(), None, 5).await.unwrap(), [run.clone()]);
+    assert_eq!(metadata.run(&tenant(), 9).await.unwrap(), Some(run.clone()));
+
+    let waiting = RunRecord { run: 10, state: RunState::Queued, ..run.clone() };
+    metadata.put_run(&tenant(), &waiting).await.unwrap();
+    assert_eq!(metadata.unfinished_runs().await.unwrap(), [(tenant(), waiting.clone())]);
+    assert_eq!(metadata.runs(&tenant(), None, 1).await.unwrap(), [waiting]);
+    assert_eq!(metadata.runs(&tenant(), Some(10), 5).await.unwrap(), [run]);
 }
