@@ -1,0 +1,146 @@
+//! The command line as a person uses it: the program itself, on real files, judged by output and exit code.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// A small LeRobot v3 dataset.
+fn dataset() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/metaworld/fixture")
+}
+
+fn zunft(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_zunft"));
+    command.env_remove("ZUNFT_TOKEN").env_remove("ZUNFT_HUB_URL").args(arguments).output().unwrap()
+}
+
+/// Runs a command that must succeed, and reads the JSON that it prints.
+fn json(arguments: &[&str]) -> Value {
+    let output = zunft(arguments);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {error}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Runs a command that must fail with `code` and name all of `words` on standard error.
+fn refused(arguments: &[&str], code: i32, words: &[&str]) {
+    let output = zunft(arguments);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {error}");
+    assert!(output.stdout.is_empty(), "errors do not go to standard output");
+    for word in words {
+        assert!(error.contains(word), "{word:?} is not in: {error}");
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Trains a small skill on the dataset.
+fn train(out: &Path, more: &[&str]) -> Vec<String> {
+    let dataset = dataset();
+    let fixed = ["train", "start", "reach", "--data", text(&dataset), "--out", text(out), "--json"];
+    let small = ["--policy", "mlp", "--steps", "20", "--hidden-dims", "16", "--batch-size", "32", "--threads", "1"];
+    fixed.iter().chain(&small).chain(more).map(|&word| word.to_owned()).collect()
+}
+
+fn words(words: &[String]) -> Vec<&str> {
+    words.iter().map(String::as_str).collect()
+}
+
+#[test]
+fn dataset_becomes_the_same_snapshot_each_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = dataset();
+    let import = |name: &str| {
+        let out = folder.path().join(name);
+        json(&["data", "import", text(&dataset), "--out", text(&out), "--robot", "arm", "--json"])
+    };
+    let (first, second) = (import("a"), import("b"));
+    assert_eq!(first["snapshot"], second["snapshot"]);
+    let episodes = first["episodes"].as_u64().unwrap();
+    assert!(episodes > 0);
+
+    let listed = json(&["data", "ls", text(&folder.path().join("a")), text(&dataset), "--json"]);
+    for summary in listed.as_array().unwrap() {
+        assert_eq!(summary["total"]["episodes"], episodes);
+        assert_eq!(summary["total"]["steps"], first["steps"]);
+    }
+    assert_eq!(listed[0]["robots"]["arm"]["episodes"], episodes);
+    let episode = json(&["data", "show", text(&folder.path().join("a")), "0", "--json"]);
+    assert_eq!(episode["manifest"]["ordinal"], 0);
+    let id = episode["id"].as_str().unwrap();
+    let same = json(&["data", "show", text(&folder.path().join("a")), &id[..16], "--json"]);
+    assert_eq!(same, episode);
+}
+
+#[test]
+fn skill_is_trained_shown_and_verified_and_the_same_seed_gives_the_same_skill() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    let report = json(&words(&train(&first, &["--seed", "3"])));
+    assert_eq!(report["release"], "reach@1");
+    json(&words(&train(&second, &["--seed", "3"])));
+    let model = |package: &Path| std::fs::read(package.join("model.safetensors")).unwrap();
+    assert_eq!(model(&first), model(&second));
+    assert!(!folder.path().join("first.run").exists(), "checkpoints go when the package is there");
+
+    let shown = json(&["skill", "show", text(&first), "--json"]);
+    assert_eq!((&shown["policy"], &shown["signed"]), (&"mlp".into(), &false.into()));
+    let verified = json(&["skill", "verify", text(&first), "--json"]);
+    assert_eq!(verified["golden_vectors"], true);
+
+    let mut damaged = model(&first);
+    let last = damaged.len() - 1;
+    damaged[last] ^= 1;
+    std::fs::write(first.join("model.safetensors"), damaged).unwrap();
+    refused(&["skill", "verify", text(&first)], 64, &["model.safetensors", "digest", "again"]);
+}
+
+#[test]
+fn what_is_not_there_or_cannot_be_used_is_named_with_the_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let (absent, empty, out) = (folder.path().join("absent"), folder.path().join("empty"), folder.path().join("out"));
+    std::fs::create_dir(&empty).unwrap();
+    refused(&["data", "import", text(&absent), "--out", text(&out)], 77, &["absent"]);
+    refused(&["data", "ls", text(&empty)], 64, &["empty", "zunft data import"]);
+    refused(&["data", "import", text(&empty), "--out", text(&out)], 64, &["info.json"]);
+    assert!(!out.exists(), "nothing half-written is left");
+    refused(&["skill", "show", text(&absent)], 77, &["zunft train start"]);
+    refused(&["eval", text(&absent)], 77, &["zunft train start"]);
+    refused(&words(&train(&empty, &[])), 64, &["empty", "never overwritten"]);
+    refused(&words(&train(&out, &["--tasks", "fold-towel"])), 64, &["fold-towel"]);
+    refused(&words(&train(&out, &["--batch-size", "0"])), 64, &["batch_size", "1 to"]);
+    refused(&["train", "start", "reach"], 2, &["--data"]);
+    refused(&["demo", "--robots", "0"], 2, &["--robots"]);
+}
+
+#[test]
+fn unknown_keys_in_a_file_with_options_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = folder.path().join("options.toml");
+    std::fs::write(&options, "step = 7\n").unwrap();
+    let out = folder.path().join("out");
+    refused(&words(&train(&out, &["--config", text(&options)])), 64, &["options.toml", "step"]);
+}
+
+#[test]
+fn hub_that_is_not_there_is_named_with_the_remedy() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let hub = format!("http://127.0.0.1:{port}");
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    refused(&["fleet", "ls", "--hub", &hub, "--token-file", text(&token)], 64, &["token", "--token-file"]);
+    std::fs::write(&token, "t").unwrap();
+    refused(&["fleet", "ls", "--hub", &hub, "--token-file", text(&token)], 69, &["zunft hub serve"]);
+}
+
+#[test]
+fn help_names_every_exit_code() {
+    let help = String::from_utf8(zunft(&["--help"]).stdout).unwrap();
+    for code in ["64", "69", "70", "75", "77", "130"] {
+        assert!(help.contains(code), "{code}");
+    }
+}
