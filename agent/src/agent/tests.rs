@@ -28,9 +28,7 @@ fn certificate() -> String {
 }
 
 fn config(folder: &Path) -> Config {
-    let mut config = Config::default();
-    config.data_dir = folder.join("data");
-    config.socket = folder.join("agent.sock");
+    let mut config = Config { data_dir: folder.join("data"), socket: folder.join("agent.sock"), ..Config::default() };
     config.hub.certificate = Some(folder.join("robot.pem"));
     config.spool.free_bytes_min = 0;
     config
@@ -111,10 +109,7 @@ fn step(robot: &mut Robot, time: u64) {
 }
 
 fn code(error: &CallError) -> String {
-    match error {
-        CallError::Refused { code, .. } => code.clone(),
-        other => format!("{other:?}"),
-    }
+    if let CallError::Refused { code, .. } = error { code.clone() } else { format!("{error:?}") }
 }
 
 #[test]

@@ -1,0 +1,392 @@
+//! Whole agents against a small hub over real QUIC on loopback: the hub's session is the real one, its store a map.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use tokio::runtime::Runtime;
+use zunft_client::{Begin, BeginActor, Event, Robot, Step};
+use zunft_protocol::hello::{ALPN, HELLO_BYTES, Hello};
+use zunft_protocol::message::{CloseCode, Found, HEADER_BYTES, Header, Message, Receipt, SignedObject};
+use zunft_protocol::session::UploadReply;
+use zunft_protocol::session::hub::{HubEvent, HubOrder, HubSession, Identity, Known, UploadId};
+use zunft_protocol::{EpisodeEnd, Manifest, Outcome};
+
+use super::*;
+use crate::config::Config;
+use crate::releases::made::{Made, embodiment};
+use crate::{Agent, Handle};
+
+/// A certificate authority of a hub.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+    certificate: rustls::pki_types::CertificateDer<'static>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap();
+        let (pem, der) = (certificate.pem(), certificate.der().clone());
+        Self { issuer: Issuer::new(params, key), pem, certificate: der }
+    }
+
+    fn issue(&self, name: SanType) -> (rcgen::Certificate, KeyPair) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.subject_alt_names.push(name);
+        (params.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
+    /// Writes what `zunft robot add` would.
+    fn enrol(&self, folder: &Path) {
+        let uri = "spiffe://zunft/tenant/acme/site/hall/robot/r1".try_into().unwrap();
+        let (certificate, key) = self.issue(SanType::URI(uri));
+        std::fs::write(folder.join("robot.pem"), certificate.pem()).unwrap();
+        std::fs::write(folder.join("robot-key.pem"), key.serialize_pem()).unwrap();
+    }
+}
+
+/// What the hub holds.
+#[derive(Default)]
+struct Held {
+    /// Manifests by recording, and how often each was stored.
+    episodes: Vec<Manifest>,
+    chunks: BTreeSet<zunft_protocol::ChunkId>,
+    reports: Vec<Report>,
+}
+
+struct TestHub {
+    endpoint: Endpoint,
+    address: SocketAddr,
+    held: Arc<Mutex<Held>>,
+    made: Arc<Mutex<Made>>,
+    assign: watch::Sender<Option<Vec<u8>>>,
+}
+
+impl TestHub {
+    /// Listens at `address`, or anywhere.
+    fn start(authority: &Authority, made: Made, address: Option<SocketAddr>) -> Self {
+        let (certificate, key) = authority.issue(SanType::DnsName("zunft-hub".try_into().unwrap()));
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(authority.certificate.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().unwrap();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        tls.alpn_protocols = vec![ALPN.to_vec()];
+        let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(tls).unwrap();
+        let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+        let address = address.unwrap_or_else(|| ([127, 0, 0, 1], 0).into());
+        let endpoint = Endpoint::server(config, address).unwrap();
+        let address = endpoint.local_addr().unwrap();
+        let (held, made) = (Arc::default(), Arc::new(Mutex::new(made)));
+        let assign = watch::Sender::new(None);
+        let hub = Self { endpoint, address, held, made, assign };
+        let serving =
+            Serving { held: Arc::clone(&hub.held), made: Arc::clone(&hub.made), assign: hub.assign.subscribe() };
+        let endpoint = hub.endpoint.clone();
+        spawn(async move {
+            while let Some(incoming) = endpoint.accept().await {
+                let serving = serving.clone();
+                spawn(async move {
+                    if let Ok(connection) = incoming.await {
+                        serving.serve(connection).await;
+                    }
+                });
+            }
+        });
+        hub
+    }
+}
+
+#[derive(Clone)]
+struct Serving {
+    held: Arc<Mutex<Held>>,
+    made: Arc<Mutex<Made>>,
+    assign: watch::Receiver<Option<Vec<u8>>>,
+}
+
+impl Serving {
+    async fn serve(mut self, connection: quinn::Connection) {
+        let Ok((mut send, mut receive)) = connection.accept_bi().await else { return };
+        let mut hello = [0; HELLO_BYTES];
+        receive.read_exact(&mut hello).await.unwrap();
+        send.write_all(&Hello::decode(hello).unwrap().choose().unwrap().encode()).await.unwrap();
+        let held = Arc::clone(&self.held);
+        spawn(async move {
+            while let Some(Message::Report(report)) = read(&mut receive).await {
+                held.lock().unwrap().reports.push(report);
+            }
+        });
+        let streams = (self.clone(), connection);
+        spawn(async move {
+            let (serving, connection) = streams;
+            while let Ok((send, receive)) = connection.accept_bi().await {
+                spawn(serving.clone().stream(send, receive));
+            }
+        });
+        self.assign.mark_changed();
+        while self.assign.changed().await.is_ok() {
+            let assignment = self.assign.borrow().clone();
+            if let Some(envelope) = assignment {
+                drop(send.write_all(&Message::Assign(SignedObject { envelope }).encode()).await);
+            }
+        }
+    }
+
+    async fn stream(self, mut send: quinn::SendStream, mut receive: quinn::RecvStream) {
+        let (tenant, site, robot) = ("acme".parse().unwrap(), "hall".parse().unwrap(), "r1".parse().unwrap());
+        let mut session = HubSession::new(Identity { tenant, site, robot }, 1 << 30);
+        let upload = UploadId(0);
+        while let Some(message) = read(&mut receive).await {
+            let event = if let Message::Fetch(fetch) = message {
+                let blob = self.made.lock().unwrap().blobs.get(&fetch.digest).cloned();
+                let blob = blob.expect("a robot fetches what is assigned to it");
+                let found = Found { bytes_total: blob.len() as u64 };
+                send.write_all(&Message::Found(found).encode()).await.unwrap();
+                send.write_all(&blob[fetch.offset as usize..]).await.unwrap();
+                return;
+            } else if let Message::Offer(manifest) = message {
+                HubEvent::Offered { upload, manifest }
+            } else if let Message::Chunk(chunk) = message {
+                HubEvent::Received { upload, chunk }
+            } else {
+                panic!("a robot does not say {message:?} here");
+            };
+            let mut orders = session.handle(event);
+            while !orders.is_empty() {
+                orders = self.carry_out(orders, &mut session, &mut send).await;
+            }
+        }
+    }
+
+    async fn carry_out(
+        &self,
+        orders: Vec<HubOrder>,
+        session: &mut HubSession,
+        send: &mut quinn::SendStream,
+    ) -> Vec<HubOrder> {
+        let mut more = Vec::new();
+        for order in orders {
+            match order {
+                HubOrder::LookUp { upload, manifest, .. } => {
+                    let held = self.held.lock().unwrap();
+                    let present =
+                        manifest.chunks().map(|chunk| chunk.id).filter(|id| held.chunks.contains(id)).collect();
+                    let known = match held.episodes.iter().find(|held| held.recording == manifest.recording) {
+                        Some(stored) => Known::Durable(self.receipt(stored)),
+                        None => Known::New { present },
+                    };
+                    more.extend(session.handle(HubEvent::LookedUp { upload, known }));
+                }
+                HubOrder::Commit { upload, manifest, chunks, .. } => {
+                    let manifest = Manifest::decode(&manifest).unwrap();
+                    let receipt = self.receipt(&manifest);
+                    let mut held = self.held.lock().unwrap();
+                    held.chunks.extend(chunks.iter().map(|chunk| chunk.id));
+                    held.episodes.push(manifest);
+                    drop(held);
+                    more.extend(session.handle(HubEvent::Stored { upload, receipt }));
+                }
+                HubOrder::Reply { reply, .. } => {
+                    let message = match reply {
+                        UploadReply::Want(want) => Message::Want(want),
+                        UploadReply::Later(later) => Message::Later(later),
+                        UploadReply::Reject(reject) => Message::Reject(reject),
+                        UploadReply::Durable(receipt) => Message::Durable(receipt),
+                    };
+                    // The robot may be gone.
+                    drop(send.write_all(&message.encode()).await);
+                }
+            }
+        }
+        more
+    }
+
+    fn receipt(&self, manifest: &Manifest) -> Receipt {
+        Receipt::sign(&"acme".parse().unwrap(), manifest.id(), 5, &self.made.lock().unwrap().assigner)
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test's runtime ends with the test, and all tasks with it")]
+fn spawn(task: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(task);
+}
+
+async fn read(receive: &mut quinn::RecvStream) -> Option<Message> {
+    let mut header = [0; HEADER_BYTES];
+    receive.read_exact(&mut header).await.ok()?;
+    let header = Header::decode(header).unwrap();
+    let mut body = vec![0; header.body_bytes];
+    receive.read_exact(&mut body).await.ok()?;
+    Some(header.decode_body(body).unwrap())
+}
+
+struct World {
+    folder: tempfile::TempDir,
+    runtime: Runtime,
+    authority: Authority,
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let authority = Authority::new();
+        authority.enrol(folder.path());
+        std::fs::write(folder.path().join("ca.pem"), &authority.pem).unwrap();
+        std::fs::write(folder.path().join("root.json"), Made::new().root(1)).unwrap();
+        Self { folder, runtime, authority }
+    }
+
+    fn hub(&self, made: Made, address: Option<SocketAddr>) -> TestHub {
+        let _entered = self.runtime.enter();
+        TestHub::start(&self.authority, made, address)
+    }
+
+    fn agent(&self, address: SocketAddr) -> Handle {
+        let mut config = Config::default();
+        let path = |name: &str| self.folder.path().join(name);
+        (config.data_dir, config.socket, config.root) = (path("data"), path("agent.sock"), Some(path("root.json")));
+        config.hub.address = Some(address.to_string());
+        config.hub.ca = Some(path("ca.pem"));
+        config.hub.certificate = Some(path("robot.pem"));
+        config.hub.key = Some(path("robot-key.pem"));
+        config.spool.free_bytes_min = 0;
+        config.upload.reconnect_secs_max = 1;
+        Agent::start(&config).unwrap()
+    }
+
+    fn program(&self) -> Robot {
+        Robot::connect(self.folder.path().join("agent.sock")).unwrap()
+    }
+}
+
+fn record(robot: &mut Robot, steps: u64) -> EpisodeId {
+    let actor = BeginActor::Script;
+    robot.begin(&Begin { task: "push".parse().unwrap(), embodiment: embodiment(), actor }).unwrap();
+    for time in 1..=steps {
+        let (state, action) = ([time as f32, 0.5], [1.0_f32]);
+        let values = &[(&state).into(), (&action).into()];
+        robot.step(&Step { monotonic_ns: time, reward: None, intervention: false, values }).unwrap();
+    }
+    robot.end(Outcome::Success, EpisodeEnd::Terminated).unwrap().episode
+}
+
+/// Waits until the agent says so.
+fn wait_for(agent: &Handle, what: &str, met: impl Fn(&crate::status::Status) -> bool) {
+    let deadline = now() + Duration::from_secs(60);
+    while !met(&agent.status()) {
+        assert!(now() < deadline, "{what} did not happen: {:?}", agent.status());
+        // A status is asked for, not announced: this is a poll, not a guess at how long something takes.
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn episodes_become_durable_and_are_freed_and_a_hub_that_was_away_gets_what_it_missed() {
+    let world = World::new();
+    let hub = world.hub(Made::new(), None);
+    let agent = world.agent(hub.address);
+    let mut robot = world.program();
+    // More than one chunk.
+    let first = record(&mut robot, 30_000);
+    wait_for(&agent, "the receipt", |status| status.hub.episodes_durable == 1 && status.spool.episodes_waiting == 0);
+    assert_eq!(hub.held.lock().unwrap().episodes[0].id(), first);
+    assert!(hub.held.lock().unwrap().chunks.len() > 1);
+    let address = hub.address;
+    hub.endpoint.close((CloseCode::Stopping as u32).into(), b"");
+    world.runtime.block_on(hub.endpoint.wait_idle());
+    drop(hub);
+    wait_for(&agent, "the loss", |status| status.hub.state == HubState::Connecting);
+    let second = record(&mut robot, 10);
+    assert_eq!(agent.status().spool.episodes_waiting, 1, "recording goes on without a hub");
+    // The old endpoint lets go of its port when its last task ends.
+    let hub = world.hub_again(address);
+    wait_for(&agent, "the second receipt", |status| status.spool.episodes_waiting == 0);
+    let held: Vec<_> = hub.held.lock().unwrap().episodes.iter().map(Manifest::id).collect();
+    assert_eq!(held, [second]);
+    let report = hub.held.lock().unwrap().reports[0].clone();
+    assert_eq!((report.recordings, report.embodiment), (2, Some(embodiment().id())));
+    agent.stop();
+}
+
+impl World {
+    /// A hub at an address that another one has just left.
+    fn hub_again(&self, address: SocketAddr) -> TestHub {
+        let deadline = now() + Duration::from_secs(30);
+        while std::net::UdpSocket::bind(address).is_err() {
+            assert!(now() < deadline, "the port stays taken");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.hub(Made::new(), Some(address))
+    }
+}
+
+#[test]
+fn an_assigned_release_is_fetched_over_the_connection_and_reported() {
+    let world = World::new();
+    let mut made = Made::new();
+    let release = made.publish(1, 3.0);
+    let assignment = made.assign(1, &[&release]);
+    let hub = world.hub(made, None);
+    let agent = world.agent(hub.address);
+    let mut robot = world.program();
+    robot.subscribe().unwrap();
+    record(&mut robot, 1);
+    hub.assign.send_replace(Some(assignment));
+    let event = robot.poll_event(Duration::from_secs(60)).unwrap().expect("the release becomes active");
+    let Event::ReleaseChanged { version, .. } = event;
+    assert_eq!(version.unwrap().0, 1);
+    let (skill, task) = ("push".parse().unwrap(), "push".parse().unwrap());
+    assert_eq!(robot.act(&skill, &task, true, &[0.0; 2]).unwrap().values, [3.0]);
+    wait_for(&agent, "the report", |_| {
+        let held = hub.held.lock().unwrap();
+        held.reports.last().is_some_and(|report| {
+            report.releases.iter().any(|release| release.state == zunft_protocol::message::ReleaseState::Active)
+        })
+    });
+    agent.stop();
+}
+
+#[test]
+fn an_agent_of_another_hub_says_so_and_goes_on_recording() {
+    let world = World::new();
+    let hub = world.hub(Made::new(), None);
+    // Its certificate is of another authority than the hub's, which it trusts all the same.
+    Authority::new().enrol(world.folder.path());
+    let agent = world.agent(hub.address);
+    wait_for(&agent, "the refusal", |status| status.hub.last_error.is_some());
+    let error = agent.status().hub.last_error.unwrap();
+    assert!(error.contains("certificate") && error.contains("zunft robot add"), "{error}");
+    record(&mut world.program(), 3);
+    assert_eq!(agent.status().spool.episodes_waiting, 1);
+    agent.stop();
+}
+
+#[test]
+fn a_hub_that_is_not_ours_is_not_believed() {
+    let world = World::new();
+    let hub = world.hub(Made::new(), None);
+    std::fs::write(world.folder.path().join("ca.pem"), Authority::new().pem).unwrap();
+    let agent = world.agent(hub.address);
+    wait_for(&agent, "the refusal", |status| status.hub.last_error.is_some());
+    let error = agent.status().hub.last_error.unwrap();
+    assert!(error.contains("hub.ca"), "{error}");
+    agent.stop();
+}
