@@ -126,7 +126,7 @@ pub enum ConfigError {
         path: PathBuf,
     },
     /// A key that does not exist, or a value of another type.
-    #[error("config {} is not acceptable: {source}", path.display())]
+    #[error("config {} is not acceptable", path.display())]
     Malformed {
         /// Which file.
         path: PathBuf,
@@ -159,8 +159,8 @@ impl Config {
         let mut config: Self = figment
             .extract()
             .map_err(|source| ConfigError::Malformed { path: path.to_owned(), source: Box::new(source) })?;
-        let folder = path.parent().unwrap_or(Path::new(""));
-        config.resolve(&std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned()));
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        config.resolve(absolute.parent().unwrap_or(Path::new("/")));
         config.check()?;
         Ok(config)
     }
@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn mistakes_name_the_key() {
         let refused = |text: &str, culprit: &str| {
-            let error = load(text).unwrap_err().to_string();
+            let error = crate::text::chain(&load(text).unwrap_err());
             assert!(error.contains(culprit), "{error}");
         };
         let hub = "[hub]\ncertificate = \"c\"\n";
