@@ -86,7 +86,7 @@ pub struct Handle {
     spool: Spool,
     sources: Sources,
     /// Held to the end: the folder is ours as long as anything may write to it.
-    _data_dir: DataDir,
+    data_dir: DataDir,
 }
 
 impl Agent {
@@ -124,7 +124,7 @@ impl Agent {
             releases: Releases::none(),
             spool: spool.clone(),
             sources: sources.clone(),
-            _data_dir: data_dir,
+            data_dir,
         };
         let (from_hub, link) = uplink::fetch_link();
         if let Some(root) = &config.root {
@@ -134,7 +134,7 @@ impl Agent {
                 events: Arc::clone(&events),
                 fetch: fetch.unwrap_or_else(|| Box::new(from_hub)),
             };
-            let folder = handle._data_dir.join("releases");
+            let folder = handle.data_dir.join("releases");
             handle.releases = Releases::start(&folder, root, identity.robot.clone(), surroundings)?;
         }
         sources.releases = handle.releases.clone();

@@ -169,16 +169,17 @@ impl Index {
     ///
     /// A record that frees a recording is needed as long as any other segment could bring the recording back.
     pub(crate) fn removable(&self, candidates: &[SegmentNumber]) -> Vec<SegmentNumber> {
-        let needed_by = |segment: &SegmentNumber| {
-            self.footprint.iter().any(|(ordinal, segments)| {
-                let elsewhere = segments.iter().any(|other| other != segment);
-                match self.freed.get(ordinal) {
-                    None => segments.contains(segment),
-                    Some(freed_in) => freed_in == segment && elsewhere,
+        let mut needed = BTreeSet::new();
+        for (ordinal, segments) in &self.footprint {
+            match self.freed.get(ordinal) {
+                None => needed.extend(segments),
+                Some(freed_in) if segments.iter().any(|segment| segment != freed_in) => {
+                    needed.insert(freed_in);
                 }
-            })
-        };
-        candidates.iter().filter(|segment| !needed_by(segment)).copied().collect()
+                Some(_) => {}
+            }
+        }
+        candidates.iter().filter(|segment| !needed.contains(segment)).copied().collect()
     }
 
     /// Forgets segments that are gone for good.
