@@ -27,6 +27,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::extract::Request;
+use axum::http::HeaderName;
+use axum::http::header::CONTENT_SECURITY_POLICY;
 use axum::response::Html;
 use axum::{Json, Router};
 use tokio_util::sync::CancellationToken;
@@ -51,6 +53,10 @@ pub use runs::{MetricsQuery, ResumeRequest, RunRequest};
 pub use server::serve;
 pub use snapshots::{SnapshotRequest, SnapshotView};
 pub use status::HubStatus;
+
+/// The page holds the token while it is open: it talks to nobody but this hub, and nobody frames it.
+const DASHBOARD_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+    connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// What every handler can reach.
 #[derive(Clone)]
@@ -140,6 +146,7 @@ fn guarded_routes() -> Routes {
         .get("/v1/episodes/summary", episodes::summary)
         .get("/v1/episodes/{episode}", episodes::show)
         .get("/v1/episodes/{episode}/manifest", episodes::manifest)
+        .get("/v1/chunks/{chunk}", episodes::download_chunk)
         .put("/v1/chunks/{chunk}", episodes::upload_chunk)
         .get("/v1/snapshots", snapshots::list)
         .post("/v1/snapshots", snapshots::create)
@@ -166,8 +173,8 @@ fn open_routes() -> Routes {
     Routes::new().get("/", dashboard).get("/v1/openapi.json", openapi_document)
 }
 
-fn dashboard() -> Ready<Html<&'static str>> {
-    ready(Html(include_str!("http/dashboard.html")))
+fn dashboard() -> Ready<([(HeaderName, &'static str); 1], Html<&'static str>)> {
+    ready(([(CONTENT_SECURITY_POLICY, DASHBOARD_POLICY)], Html(include_str!("http/dashboard.html"))))
 }
 
 fn openapi_document() -> Ready<Json<utoipa::openapi::OpenApi>> {

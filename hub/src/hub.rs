@@ -389,6 +389,17 @@ impl Handle {
         Ok(Some((record, Manifest::decode(&bytes)?)))
     }
 
+    /// Stored bytes of a chunk, verified; `None` where it is not stored.
+    pub async fn chunk(&self, tenant: &TenantId, id: ChunkId) -> Result<Option<Vec<u8>>, EpisodeError> {
+        let services = self.services();
+        let location = services.metadata.chunk_location(tenant, id);
+        match snapshots::read_located(&services.store, tenant, location, *id.as_bytes()).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(ReadFault::Missing) => Ok(None),
+            Err(fault) => Err(fault.about("chunk", id.to_string()).into()),
+        }
+    }
+
     /// Stores an episode that did not come over QUIC (an import); durable when this returns.
     ///
     /// `chunks` are those of the manifest, in its order. Its robot is registered, without a certificate, where it is

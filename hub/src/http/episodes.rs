@@ -262,6 +262,25 @@ pub(super) async fn upload_chunk(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Returns the stored bytes of a chunk: some consecutive steps of an episode, column by column.
+///
+/// A manifest's `streams` list the chunks and the columns. The bytes: `ZNC1`, codec u8 (0 as is, 1 zstd), 3 zero
+/// bytes, steps u32, payload size u32, then the payload, all little-endian; the payload holds all steps of the
+/// first column, then of the second, and so on.
+#[utoipa::path(get, path = "/v1/chunks/{chunk}", tag = "episodes", operation_id = "download_chunk",
+    params(("chunk" = String, Path, description = "Its id: 64 hexadecimal digits")),
+    responses((status = 200, description = "The bytes", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 404, description = "No such chunk", body = ApiError)))]
+pub(super) async fn download_chunk(
+    State(api): State<Api>,
+    Path(id): Path<ChunkId>,
+) -> Result<impl IntoResponse, ApiError> {
+    let found = api.hub.chunk(&api.tenant, id).await;
+    let found = found.map_err(|error| ApiError::internal("read the chunk", &error))?;
+    let bytes = found.ok_or_else(|| ApiError::not_found("chunk", id))?;
+    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes))
+}
+
 /// Imports an episode: its manifest, after its chunks.
 ///
 /// Post the manifest first: the answer names the chunks to send. Posting an episode that is stored is answered

@@ -21,7 +21,7 @@ struct Common;
     paths(
         status::status, status::events,
         robots::list, robots::show, robots::add, robots::fleet,
-        episodes::list, episodes::show, episodes::manifest, episodes::summary, episodes::upload_chunk, episodes::import,
+        episodes::list, episodes::show, episodes::manifest, episodes::summary, episodes::upload_chunk, episodes::download_chunk, episodes::import,
         snapshots::create, snapshots::list, snapshots::show, snapshots::download,
         runs::start, runs::list, runs::show, runs::metrics, runs::stop, runs::resume,
         releases::skills, releases::list, releases::show, releases::upload_blob, releases::publish, releases::verify,

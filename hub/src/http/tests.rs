@@ -1,3 +1,5 @@
+//! What the API promises: every route documented and guarded, bad input refused by field, the whole loop over HTTP.
+
 use std::collections::BTreeSet;
 use std::path::Path as FilePath;
 
@@ -8,6 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tower::ServiceExt as _;
+use zunft_protocol::episode::Manifest;
 use zunft_protocol::ids::{ChunkId, Digest, EpisodeId};
 use zunft_protocol::release::ReleaseManifest;
 use zunft_skills::data::EpisodeSource as _;
@@ -15,6 +18,7 @@ use zunft_skills::data::EpisodeSource as _;
 use super::*;
 use crate::config::HubConfig;
 use crate::service::Service;
+use crate::trainer::Run;
 use crate::trainer::testing::{Memory, tiny_config};
 
 /// A whole hub on loopback, and its router without the socket.
@@ -228,8 +232,8 @@ async fn added_robot_gets_everything_it_needs_and_is_listed() {
     assert_eq!((&second["items"][0]["robot"], &second["next_cursor"]), (&json!("r3"), &Value::Null));
     let (status, error) = world.post("/v1/robots", json!({"robot": "r1", "site": "ulm"})).await;
     assert_eq!((status, &error["field"]), (StatusCode::CONFLICT, &json!("site")));
-    let fleet = world.get("/v1/fleet").await;
-    assert_eq!((&fleet["total"], &fleet["connected"]), (&json!(3), &json!(0)));
+    let fleet: Fleet = serde_json::from_value(world.get("/v1/fleet").await).unwrap();
+    assert_eq!((fleet.total, fleet.connected, fleet.robots.len()), (3, 0, 3));
     world.service.shutdown().await;
 }
 
@@ -247,6 +251,11 @@ async fn imported_episodes_become_an_assigned_release() {
     assert_eq!(world.get(&format!("/v1/episodes/{id}")).await["manifest"]["steps"], 20);
     let (_, manifest) = world.send(Method::GET, &format!("/v1/episodes/{id}/manifest"), Body::empty()).await;
     assert_eq!(EpisodeId::of(&manifest), id);
+    let chunk = Manifest::decode(&manifest).unwrap().streams[0].chunks[0].id;
+    let (_, bytes) = world.send(Method::GET, &format!("/v1/chunks/{chunk}"), Body::empty()).await;
+    assert_eq!(ChunkId::of(&bytes), chunk);
+    let (status, _) = world.json(Method::GET, &format!("/v1/chunks/{}", "0".repeat(64)), Body::empty()).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
 
     let (status, snapshot) = world.post("/v1/snapshots", json!({"query": {"tasks": ["halve"]}})).await;
     assert_eq!((status, &snapshot["episodes"]), (StatusCode::CREATED, &json!(4)));
@@ -259,6 +268,7 @@ async fn imported_episodes_become_an_assigned_release() {
     assert_eq!(status, StatusCode::CREATED, "{run}");
     let run = world.ended(&run).await;
     assert_eq!((&run["state"], &run["release"]), (&json!("succeeded"), &json!("halve@1")), "{run}");
+    assert_eq!(serde_json::from_value::<Run>(run).unwrap().plan.config, tiny_config(30));
     let (_, metrics) = world.send(Method::GET, "/v1/runs/1/metrics?after_step=20", Body::empty()).await;
     assert_eq!(metrics.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).count(), 2);
 
@@ -301,6 +311,8 @@ async fn uploaded_package_is_published_whole_or_not_at_all() {
     rename(2);
     let (status, answer) = world.upload(&copy).await;
     assert_eq!((status, &answer["result"]), (StatusCode::OK, &json!("published")), "{answer}");
+    let answer = serde_json::from_value(answer).unwrap();
+    assert!(matches!(answer, PublishAnswer::Published { release } if release.release.version.0 == 2));
     // A tensor that is no number is refused although its digest is right.
     let model = copy.join("model.safetensors");
     let mut bytes = std::fs::read(&model).unwrap();

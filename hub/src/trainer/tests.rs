@@ -1,3 +1,5 @@
+//! What the trainer promises: a run becomes a package, also over stops and restarts, and a failure says why.
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
