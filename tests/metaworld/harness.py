@@ -72,7 +72,7 @@ def build() -> pathlib.Path:
 
 
 def tasks_of(dataset: Dict[str, Any], arguments: argparse.Namespace) -> List[str]:
-    """The tasks wanted, each with enough demonstrations and known to Meta-World."""
+    """The tasks wanted, each with a demonstration at least and known to Meta-World."""
     from metaworld import ALL_V3_ENVIRONMENTS
 
     tasks = arguments.tasks or list(dataset["tasks"])
@@ -81,8 +81,10 @@ def tasks_of(dataset: Dict[str, Any], arguments: argparse.Namespace) -> List[str
         successes = dataset["tasks"].get(task, {}).get("success", 0)
         if task not in ALL_V3_ENVIRONMENTS:
             problems.append(f"Meta-World has no task {task}; choose others with --tasks")
+        elif successes == 0:
+            problems.append(f"{arguments.dataset} has no successful episode of {task}; choose others with --tasks")
         elif successes < arguments.demos:
-            problems.append(f"{arguments.dataset} has {successes} successful episodes of {task}; lower --demos")
+            say(f"{task} has {successes} successful episodes, not {arguments.demos}: all of them are used")
     if problems:
         sys.exit("\n".join(problems))
     return tasks
