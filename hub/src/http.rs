@@ -163,6 +163,7 @@ fn guarded_routes() -> Routes {
         .get("/v1/releases/{release}", releases::show)
         .post("/v1/releases", releases::publish)
         .put("/v1/blobs/{digest}", releases::upload_blob)
+        .get("/v1/blobs/{digest}", releases::download_blob)
         .post("/v1/verify", releases::verify)
         .get("/v1/assignments", assignments::list)
         .post("/v1/assignments", assignments::assign)

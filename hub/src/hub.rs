@@ -6,10 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::broadcast;
 use tokio_util::task::TaskTracker;
@@ -17,7 +19,7 @@ use tracing::info;
 use zunft_protocol::Manifest;
 use zunft_protocol::episode::ManifestError;
 use zunft_protocol::ids::{
-    ChunkId, EpisodeId, ReleaseId, RobotId, SiteId, SkillName, SkillVersion, SnapshotId, TenantId,
+    ChunkId, Digest, EpisodeId, ReleaseId, RobotId, SiteId, SkillName, SkillVersion, SnapshotId, TenantId,
 };
 use zunft_protocol::message::ChunkBytes;
 
@@ -35,7 +37,7 @@ use crate::registry::{self, PublishError};
 pub use crate::services::Change;
 use crate::services::Services;
 use crate::snapshots::{self, ReadFault, SnapshotSource, SnapshotStoreError};
-use crate::store::{CommitError, Committer, Store, StoreError, Submission};
+use crate::store::{CommitError, Committer, Store, StoreError, Submission, blob_key};
 
 /// A hub that is not running yet.
 #[derive(Debug)]
@@ -476,6 +478,16 @@ impl Handle {
         info!(release = %record.release, bytes = record.bytes, "release published");
         services.announce(Change::Release { tenant: tenant.clone(), release: record.release.clone() });
         Ok(record)
+    }
+
+    /// Bytes of a file of a release, or of its envelope; `None` where no release has such a file.
+    pub async fn blob_bytes(&self, tenant: &TenantId, digest: Digest) -> Result<Option<u64>, MetadataError> {
+        self.metadata().blob(tenant, digest).await
+    }
+
+    /// A part of such a file.
+    pub async fn blob_part(&self, tenant: &TenantId, digest: Digest, part: Range<u64>) -> Result<Bytes, StoreError> {
+        self.services().store.read_range(&blob_key(tenant, digest), part).await
     }
 
     /// Gives robots a release in place of its skill's present one; connected robots hear of it at once.

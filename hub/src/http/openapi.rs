@@ -24,7 +24,7 @@ struct Common;
         episodes::list, episodes::show, episodes::manifest, episodes::summary, episodes::upload_chunk, episodes::download_chunk, episodes::import,
         snapshots::create, snapshots::list, snapshots::show, snapshots::download,
         runs::start, runs::list, runs::show, runs::metrics, runs::stop, runs::resume,
-        releases::skills, releases::list, releases::show, releases::upload_blob, releases::publish, releases::verify,
+        releases::skills, releases::list, releases::show, releases::upload_blob, releases::download_blob, releases::publish, releases::verify,
         assignments::assign, assignments::list,
     ),
     components(schemas(error::ApiError, error::ErrorCode)),

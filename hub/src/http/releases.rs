@@ -5,7 +5,8 @@ use std::path::{Path as FilePath, PathBuf};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt as _;
 use utoipa::ToSchema;
@@ -24,6 +25,9 @@ use crate::metadata::ReleaseRecord;
 
 /// Largest body of `POST /v1/releases`: an envelope is its manifest in base64.
 const RELEASE_BODY_BYTES_MAX: usize = 2 * RELEASE_MANIFEST_BYTES_MAX;
+
+/// Bytes of a file that are read from the store at once.
+const DOWNLOAD_PART_BYTES: u64 = 1024 * 1024;
 
 /// Most files that wait for their manifest: a few releases' worth.
 const STAGED_FILES_MAX: usize = 4 * RELEASE_FILES_MAX;
@@ -232,6 +236,34 @@ pub(super) async fn upload_blob(
         let _already_refused = tokio::fs::remove_file(&staging).await;
     }
     kept.map(|()| StatusCode::NO_CONTENT)
+}
+
+/// Hands out a file of a release, or its signed envelope.
+#[utoipa::path(get, path = "/v1/blobs/{digest}", tag = "skills", operation_id = "download_blob",
+    params(("digest" = String, Path, description = "BLAKE3 of the bytes: 64 hexadecimal digits")),
+    responses((status = 200, description = "The bytes", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 404, description = "No release has such a file", body = ApiError)))]
+pub(super) async fn download_blob(
+    State(api): State<Api>,
+    Path(digest): Path<Digest>,
+) -> Result<impl IntoResponse, ApiError> {
+    let bytes = api.hub.blob_bytes(&api.tenant, digest).await;
+    let bytes = bytes.map_err(|error| ApiError::internal("find the file", &error))?;
+    let bytes = bytes.ok_or_else(|| ApiError::not_found("file", digest))?;
+    let parts = futures::stream::try_unfold(0, move |begin| {
+        let api = api.clone();
+        async move {
+            let end = bytes.min(begin + DOWNLOAD_PART_BYTES);
+            if begin == end {
+                return Ok::<_, crate::store::StoreError>(None);
+            }
+            // A failure cuts the answer off: its length says that something is missing.
+            Ok(Some((api.hub.blob_part(&api.tenant, digest, begin..end).await?, end)))
+        }
+    });
+    let headers =
+        [(header::CONTENT_TYPE, "application/octet-stream".to_owned()), (header::CONTENT_LENGTH, bytes.to_string())];
+    Ok((headers, Body::from_stream(parts)))
 }
 
 async fn receive(body: Body, path: &FilePath, digest: Digest) -> Result<(), ApiError> {

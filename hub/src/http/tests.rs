@@ -332,6 +332,29 @@ async fn uploaded_package_is_published_whole_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn published_files_come_back_as_they_were() {
+    let world = World::new().await;
+    world.import().await;
+    let request = json!({"skill": "halve", "query": {}, "config": tiny_config(10), "publish": true});
+    let (_, run) = world.post("/v1/runs", request).await;
+    world.ended(&run).await;
+    let trained = world.folder.path().join("hub/runs/default/1/package-1");
+    let release = world.get("/v1/releases/halve@1").await;
+    for file in release["manifest"]["files"].as_array().unwrap() {
+        let path = format!("/v1/blobs/{}", file["digest"].as_str().unwrap());
+        let (status, bytes) = world.send(Method::GET, &path, Body::empty()).await;
+        assert_eq!(status, StatusCode::OK, "{path}");
+        assert_eq!(bytes, std::fs::read(trained.join(file["name"].as_str().unwrap())).unwrap());
+    }
+    let envelope = format!("/v1/blobs/{}", release["envelope"].as_str().unwrap());
+    let (_, bytes) = world.send(Method::GET, &envelope, Body::empty()).await;
+    assert_eq!(Digest::of(&bytes).to_string(), release["envelope"].as_str().unwrap());
+    let unknown = format!("/v1/blobs/{}", Digest::of(b"no release has this"));
+    assert_eq!(world.send(Method::GET, &unknown, Body::empty()).await.0, StatusCode::NOT_FOUND);
+    world.service.shutdown().await;
+}
+
+#[tokio::test]
 async fn only_what_a_trusted_publisher_signed_verifies() {
     let world = World::new().await;
     let keys = world.service.hub().pki().tenant(&default_tenant()).unwrap();
