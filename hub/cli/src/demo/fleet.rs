@@ -88,10 +88,6 @@ impl Fleet {
         Ok(())
     }
 
-    pub(super) fn api(&self) -> &HubApi {
-        &self.api
-    }
-
     pub(super) fn members(&self) -> &[RobotMember] {
         &self.members
     }
