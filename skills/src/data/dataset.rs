@@ -3,7 +3,7 @@
 //! Everything is verified here, whatever the source: ids against bytes, chunks against manifests, values against
 //! NaN. It knows neither files nor parquet, and nothing of windows or normalisation.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use zunft_protocol::chunk::{Chunk, ChunkError, Schema};
@@ -176,7 +176,7 @@ pub enum DatasetError {
     },
     /// A task asked for by name that has no episode.
     #[error(
-        "no selected episode is of task {task}; the selection has {known:?}: correct `tasks` or widen the other filters"
+        "no selected episode is of task {task}; the selection has {}: correct `tasks` or widen the other filters", names(.known)
     )]
     UnknownTask {
         /// The task asked for.
@@ -214,6 +214,10 @@ pub struct MixedEmbodiments {
     pub other_id: EmbodimentId,
     /// An episode with it.
     pub other_episode: EpisodeId,
+}
+
+fn names(tasks: &[TaskName]) -> String {
+    tasks.iter().map(TaskName::as_str).collect::<Vec<_>>().join(", ")
 }
 
 impl Dataset {
@@ -391,13 +395,16 @@ fn select(source: &mut dyn EpisodeSource, selection: &Selection) -> Result<(Vec<
     let Snapshot { tenant, episodes, .. } = source.snapshot().clone();
     let mut funnel = Funnel::default();
     let mut selected = Vec::new();
+    let mut known = BTreeSet::new();
     let mut body: Option<(Embodiment, EpisodeId)> = None;
     for SnapshotEpisode { robot, ordinal, id } in episodes {
         let manifest = read_manifest(source, id)?;
         if (&manifest.tenant, &manifest.robot, manifest.ordinal) != (&tenant, &robot, ordinal) {
             return Err(DatasetError::Contradiction { episode: id, tenant, robot, ordinal });
         }
-        if !selection.keeps(&manifest, &mut funnel) {
+        let kept = selection.keeps(&manifest, &mut funnel);
+        known.insert(manifest.task.clone());
+        if !kept {
             continue;
         }
         let (embodiment, first) = body.get_or_insert_with(|| (manifest.embodiment.clone(), id));
@@ -416,6 +423,9 @@ fn select(source: &mut dyn EpisodeSource, selection: &Selection) -> Result<(Vec<
         });
     }
     funnel.bounded = selected.len();
+    if let Some(task) = selection.tasks.first().filter(|_| funnel.snapshot > 0 && funnel.tasks == 0) {
+        return Err(DatasetError::UnknownTask { task: task.clone(), known: known.into_iter().collect() });
+    }
     match body {
         Some((embodiment, _)) if !selected.is_empty() => Ok((selected, embodiment)),
         _ => Err(DatasetError::Empty { funnel }),
