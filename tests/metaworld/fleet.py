@@ -32,11 +32,12 @@ SOCKET_PATH_BYTES_MAX = 107
 class Process:
     """One daemon, its log in a file; stopped with SIGTERM at the end."""
 
-    def __init__(self, name: str, command: List[str], log: pathlib.Path) -> None:
+    def __init__(self, name: str, command: List[str], log: pathlib.Path, env: Optional[Dict[str, str]] = None) -> None:
         self.name = name
         self.log = log
         with log.open("wb") as output:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+            self._process = subprocess.Popen(command, env={**os.environ, **(env or {})}, **streams)
 
     def check(self) -> None:
         """Ends the harness when the process has ended."""
@@ -73,11 +74,13 @@ def wait(what: str, processes: List[Process], ask: Callable[[], Optional[T]], se
 class Agent:
     """A robot's agent."""
 
-    def __init__(self, name: str, folder: pathlib.Path, binaries: pathlib.Path) -> None:
+    def __init__(self, name: str, folder: pathlib.Path, binaries: pathlib.Path, embodiment: pathlib.Path) -> None:
+        """``embodiment`` is the robot's body (JSON): an agent that knows it installs before it has recorded."""
         self.name = name
         self.socket = folder / "agent.sock"
         command = [str(binaries / "zunft-agent"), "run", "--config", str(folder / "agent.toml")]
-        self.process = Process(f"agent {name}", command, folder / "agent.log")
+        body = {"ZUNFT_AGENT__EMBODIMENT": str(embodiment)}
+        self.process = Process(f"agent {name}", command, folder / "agent.log", body)
 
     def __enter__(self) -> Agent:
         return self
@@ -116,15 +119,14 @@ class Hub:
     def __exit__(self, *_: object) -> None:
         self._process.stop()
 
-    def start_agent(self, name: str) -> Agent:
+    def start_agent(self, name: str, embodiment: pathlib.Path) -> Agent:
         """Adds a robot and starts its agent."""
         folder = self._folder / name
         if len(os.fsencode(folder / "agent.sock")) > SOCKET_PATH_BYTES_MAX:
             sys.exit(f"{folder} is too long a path for a Unix socket; give --keep a shorter one")
-        command = [str(self._binaries / "zunft"), "robot", "add", name, "--site", "lab", "--out", str(folder)]
-        command += ["--hub", f"http://{self._http}", "--token-file", str(self._token_file)]
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        agent = Agent(name, folder, self._binaries)
+        place = ["--hub", f"http://{self._http}", "--token-file", str(self._token_file), "--out", str(folder)]
+        zunft(self._binaries, "robot", "add", name, "--site", "lab", *place)
+        agent = Agent(name, folder, self._binaries, embodiment)
         self._agents.append(agent)
         return agent
 
@@ -140,12 +142,9 @@ class Hub:
 
     def replay(self, dataset: pathlib.Path, tasks: List[str], demos: int) -> Dict[str, Any]:
         """Plays the first ``demos`` successful episodes of each task into the agents; what was played."""
-        command = [str(self._binaries / "zunft"), "data", "replay", str(dataset), "--json", "--successful"]
-        command += ["--episodes-per-task", str(demos), "--tasks", ",".join(tasks)]
-        for agent in self._agents:
-            command += ["--socket", str(agent.socket)]
-        played = subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-        return json.loads(played.stdout)
+        which = ["--successful", "--episodes-per-task", str(demos), "--tasks", ",".join(tasks)]
+        sockets = [word for agent in self._agents for word in ("--socket", str(agent.socket))]
+        return json.loads(zunft(self._binaries, "data", "replay", str(dataset), "--json", *which, *sockets))
 
     def wait_durable(self, expected: int) -> List[Dict[str, Any]]:
         """Waits until the hub has that many episodes, and returns them."""
@@ -235,11 +234,15 @@ class Hub:
 
 def describe(binaries: pathlib.Path, dataset: pathlib.Path) -> Dict[str, Any]:
     """What a dataset holds: tasks, counts and the embodiment."""
-    command = [str(binaries / "zunft"), "data", "show", str(dataset), "--json"]
-    described = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-    if described.returncode != 0:
-        sys.exit(f"{dataset} cannot be used")
-    return json.loads(described.stdout)
+    return json.loads(zunft(binaries, "data", "show", str(dataset), "--json"))
+
+
+def zunft(binaries: pathlib.Path, *words: str) -> str:
+    """Runs one command to its end; what it printed. It tells on stderr itself why it failed."""
+    ended = subprocess.run([str(binaries / "zunft"), *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    if ended.returncode != 0:
+        sys.exit(f"zunft {' '.join(words[:2])} ended with status {ended.returncode}")
+    return ended.stdout
 
 
 def free_port(kind: int) -> int:

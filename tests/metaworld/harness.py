@@ -28,8 +28,9 @@ def run(arguments: argparse.Namespace) -> None:
     dataset = fleet.describe(binaries, arguments.dataset)
     tasks = tasks_of(dataset, arguments)
     with work_folder(arguments.keep) as folder, fleet.Hub(binaries, folder) as hub, contextlib.ExitStack() as stack:
-        (folder / "embodiment.json").write_text(json.dumps(dataset["embodiments"][0]))
-        agents = [stack.enter_context(hub.start_agent(f"sawyer-{number}")) for number in range(ROBOTS)]
+        body = folder / "embodiment.json"
+        body.write_text(json.dumps(dataset["embodiments"][0]))
+        agents = [stack.enter_context(hub.start_agent(f"sawyer-{number}", body)) for number in range(ROBOTS)]
         hub.wait_connected()
         say(f"a hub and {len(agents)} agents are up")
         played = hub.replay(arguments.dataset, tasks, arguments.demos)
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
         say(f"{trained['release']} is trained: {arguments.steps} steps in {train_seconds:.0f} s")
         hub.wait_active(trained["release"])
         say(f"{trained['release']} is active on all robots, which act now")
-        rollouts = roll_out(arguments, tasks, folder / "embodiment.json", [agent.socket for agent in agents])
+        rollouts = roll_out(arguments, tasks, body, [agent.socket for agent in agents])
         durable = hub.wait_durable(played["episodes"] + len(rollouts))
     check_recorded(rollouts, durable, trained["release"])
     report(arguments, tasks, rollouts, len(durable), train_seconds)
