@@ -27,9 +27,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::extract::Request;
-use axum::http::HeaderName;
 use axum::http::header::CONTENT_SECURITY_POLICY;
-use axum::response::Html;
+use axum::response::{Html, IntoResponse};
 use axum::{Json, Router};
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi as _;
@@ -174,7 +173,7 @@ fn open_routes() -> Routes {
     Routes::new().get("/", dashboard).get("/v1/openapi.json", openapi_document)
 }
 
-fn dashboard() -> Ready<([(HeaderName, &'static str); 1], Html<&'static str>)> {
+fn dashboard() -> Ready<impl IntoResponse> {
     ready(([(CONTENT_SECURITY_POLICY, DASHBOARD_POLICY)], Html(include_str!("http/dashboard.html"))))
 }
 
