@@ -175,7 +175,11 @@ impl<'u> Connection<'u> {
                     Ok(bytes) => self.services.state.sent(bytes),
                     Err(error) => {
                         let reason = crate::text::chain(&error);
-                        tracing::debug!(episode_id = %episode, reason, "upload broke");
+                        if matches!(error, UploadError::Spool(_)) {
+                            tracing::warn!(episode_id = %episode, reason, "an episode cannot be read back");
+                        } else {
+                            tracing::debug!(episode_id = %episode, reason, "upload broke");
+                        }
                         self.tell(AgentEvent::Broken { episode }, now);
                     }
                 }
