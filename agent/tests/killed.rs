@@ -1,5 +1,7 @@
 //! The daemon as a process that is killed in the middle of episodes: what it said was on disk is there.
 
+#![expect(clippy::unwrap_used, reason = "helpers of a test fail it by panicking, as the test itself does")]
+
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
