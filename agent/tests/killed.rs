@@ -41,7 +41,8 @@ fn start(folder: &Path) -> Child {
             return child;
         }
     }
-    panic!("the agent did not start: {said:#?}");
+    let status = child.wait().unwrap();
+    panic!("the agent did not start ({status}): {said:#?}");
 }
 
 fn begin() -> Begin {
