@@ -1,3 +1,5 @@
+//! Packages that are whole, and damaged ones that are refused.
+
 use std::fs;
 
 use tempfile::TempDir;

@@ -1,3 +1,5 @@
+//! What a loaded skill answers and what it refuses.
+
 use super::*;
 use crate::package::testing::skill;
 

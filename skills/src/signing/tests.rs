@@ -1,3 +1,5 @@
+//! Keys on disk and signatures over packages.
+
 use zunft_protocol::release::{Publisher, Root, verify_release};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Training learns, resumes to the same bits, and explains what went wrong.
+
 use std::sync::atomic::AtomicBool;
 
 use super::testing::{PointWorld, point_demonstrations};

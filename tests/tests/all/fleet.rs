@@ -66,7 +66,7 @@ impl Fleet {
                 let toml = format!(
                     "data_dir = \"data\"\nsocket = \"agent.sock\"\nroot = \"root.dsse.json\"\n\
                      [hub]\naddress = \"{address}\"\nca = \"ca.pem\"\ncertificate = \"robot.pem\"\nkey = \"robot.key\"\n\
-                     [spool]\nsync_interval_ms = 20\nfree_bytes_min = 0\nsegment_bytes = 1048576\n\
+                     [spool]\nsync_interval_ms = 20\nfree_bytes_min = 0\nsegment_bytes = 8388608\n\
                      [upload]\nreconnect_secs_min = 1\nreconnect_secs_max = 1\n"
                 );
                 fs::write(home.join("agent.toml"), toml).unwrap();

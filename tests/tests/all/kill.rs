@@ -58,12 +58,8 @@ fn record(
     let mut robot = fleet.robot(0);
     let begin = Begin { task: "probe".parse().unwrap(), embodiment: body(), actor: BeginActor::Script };
     let begun = robot.begin(&begin).unwrap();
-    let entry = recorded.entry(begun.recording).or_insert(Recorded {
-        number,
-        steps_on_disk: 0,
-        steps_sent: 0,
-        ended: None,
-    });
+    let entry =
+        recorded.entry(begun.recording).or_insert(Recorded { number, steps_on_disk: 0, steps_sent: 0, ended: None });
     for step in 0..steps {
         let (observation, action) = (values(number, step, OBSERVATION_DIM), values(number, step, ACTION_DIM));
         robot
@@ -76,8 +72,12 @@ fn record(
             .unwrap();
         entry.steps_sent += 1;
     }
-    let progress = robot.progress().unwrap();
+    let mut progress = robot.progress().unwrap();
     assert_eq!(progress.steps_recorded, steps);
+    // Some kills come before the first sync, some after the last.
+    while number % 20 >= 10 && progress.steps_on_disk < steps {
+        progress = robot.progress().unwrap();
+    }
     entry.steps_on_disk = progress.steps_on_disk;
     if !stop_before_end {
         let ended = robot.end(Outcome::Success, EpisodeEnd::Terminated).unwrap();
@@ -114,7 +114,7 @@ fn compare(recorded: &BTreeMap<RecordingId, Recorded>, stored: &BTreeMap<Recordi
 
 #[test]
 fn kills_of_hub_and_agent_lose_double_and_alter_nothing() {
-    let (kills, seed) = (number("ZUNFT_KILLS", 8), number("ZUNFT_SEED", 1));
+    let (kills, seed) = (number("ZUNFT_KILLS", 10), number("ZUNFT_SEED", 1));
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut fleet = Fleet::start(1);
     let mut recorded = BTreeMap::new();

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 /// A file longer than this has more than one subject.
 const FILE_LINES_MAX: usize = 800;
 
-const PACKAGES: [&str; 8] =
-    ["protocol", "skills", "agent", "agent/client", "agent/sim", "hub", "hub/cli", "tests"];
+const PACKAGES: [&str; 8] = ["protocol", "skills", "agent", "agent/client", "agent/sim", "hub", "hub/cli", "tests"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are a folder of the repository").to_owned()
@@ -68,7 +67,8 @@ fn no_file_is_named_after_nothing() {
 #[test]
 fn no_test_is_ignored_and_nothing_is_left_to_do() {
     // Written apart so that this file does not find itself.
-    let marks = [["#[ign", "ore"], ["todo", "!("], ["unimplemented", "!("], ["FIX", "ME"], ["XX", "X:"]].map(|mark| mark.concat());
+    let marks = [["#[ign", "ore"], ["todo", "!("], ["unimplemented", "!("], ["FIX", "ME"], ["XX", "X:"]]
+        .map(|mark| mark.concat());
     check("no ignored tests, no stubs", |_, text| marks.iter().any(|mark| text.contains(mark.as_str())));
 }
 
