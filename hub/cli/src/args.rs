@@ -36,6 +36,7 @@ pub(crate) struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "a command line is parsed once")]
 pub(crate) enum Command {
     /// Watch the whole loop in a few minutes: a hub, robots in simulated cells, two releases of a skill.
     ///

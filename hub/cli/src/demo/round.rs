@@ -387,6 +387,9 @@ fn refuse_failed(robots: &[RobotView], release: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What one thread found: pilot, task, score.
+type Scored = Result<Vec<(usize, Task, Score)>, Failure>;
+
 /// Scores of each pilot (none: the expert) in each task, on as many processors as there are.
 fn evaluate(
     pilots: &[Option<&SkillRuntime>],
@@ -397,7 +400,7 @@ fn evaluate(
     let jobs: Vec<(usize, Task)> =
         (0..pilots.len()).flat_map(|pilot| Task::ALL.into_iter().map(move |task| (pilot, task))).collect();
     let threads = thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
-    let parts: Vec<Result<Vec<(usize, Task, Score)>, Failure>> = thread::scope(|scope| {
+    let parts: Vec<Scored> = thread::scope(|scope| {
         let jobs = &jobs;
         let workers: Vec<_> = (0..threads)
             .map(|first| {
