@@ -112,7 +112,7 @@ fn what_is_not_there_or_cannot_be_used_is_named_with_the_remedy() {
     refused(&["eval", text(&absent)], 77, &["zunft train start"]);
     refused(&words(&train(&empty, &[])), 64, &["empty", "never overwritten"]);
     refused(&words(&train(&out, &["--tasks", "fold-towel"])), 64, &["fold-towel", "drawer-close-v3"]);
-    refused(&words(&train(&out, &["--batch-size", "0"])), 64, &["batch_size", "1 to"]);
+    refused(&words(&train(&out, &["--ema-decay", "1.5"])), 64, &["ema_decay", "below 1"]);
     refused(&["train", "start", "reach"], 2, &["--data"]);
     refused(&["demo", "--robots", "0"], 2, &["--robots"]);
 }
