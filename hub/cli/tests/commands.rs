@@ -1,5 +1,7 @@
 //! The command line as a person uses it: the program itself, on real files, judged by output and exit code.
 
+#![expect(clippy::unwrap_used, reason = "a failed helper fails its test")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
