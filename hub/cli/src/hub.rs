@@ -53,6 +53,14 @@ pub(crate) struct ServeArgs {
 }
 
 impl ConfigArgs {
+    /// The command that serves what these flags name.
+    fn serve_command(&self) -> String {
+        let flag = |name: &str, path: Option<&PathBuf>| {
+            path.map(|path| format!(" --{name} {}", path.display())).unwrap_or_default()
+        };
+        format!("zunft hub serve{}{}", flag("config", self.config.as_ref()), flag("data-dir", self.data_dir.as_ref()))
+    }
+
     fn load(&self) -> Result<HubConfig, Failure> {
         let mut config = HubConfig::load(self.config.as_deref()).or_input()?;
         if let Some(data_dir) = &self.data_dir {
@@ -73,6 +81,8 @@ pub(crate) fn run(command: HubCommand) -> Result<(), Failure> {
 #[derive(Debug, Serialize)]
 struct Made {
     data_dir: String,
+    #[serde(skip)]
+    serve: String,
     token_file: String,
     quic: SocketAddr,
     http: SocketAddr,
@@ -83,14 +93,15 @@ fn init(args: &InitArgs) -> Result<(), Failure> {
     let token = runtime()?.block_on(Hub::init(&config)).or_input()?;
     let made = Made {
         data_dir: config.data_dir.display().to_string(),
+        serve: args.config.serve_command(),
         token_file: token.display().to_string(),
         quic: config.quic.listen,
         http: config.http.listen,
     };
     Output::new(args.json.json).show(&made, |made| {
         format!(
-            "the hub's data directory is {}; back up its pki folder: robots trust those keys\nthe token for its HTTP API is in {}\n\nStart it: zunft hub serve --data-dir {}\n",
-            made.data_dir, made.token_file, made.data_dir
+            "the hub's data directory is {}; back up its pki folder: robots trust those keys\nthe token for its HTTP API is in {}\n\nStart it: {}\n",
+            made.data_dir, made.token_file, made.serve
         )
     })
 }

@@ -10,7 +10,7 @@ const TICK_INTERVAL: Duration = Duration::from_millis(120);
 
 /// A bar that counts to `length`, labelled.
 pub(crate) fn bar(length: u64, label: &str) -> ProgressBar {
-    let style = "  {msg:<28} {bar:32.cyan/dim} {pos:>6}/{len} {eta:>4}";
+    let style = "  {msg:<46} {bar:32.cyan/dim} {pos:>6}/{len} {eta:>4}";
     styled(ProgressBar::with_draw_target(Some(length), target()), style, label)
 }
 

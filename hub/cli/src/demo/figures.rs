@@ -126,7 +126,10 @@ impl Figures {
         }
         text.push_str(&match kept {
             Some(path) => {
-                format!("\nEverything is in {0}. Look at a skill: zunft skill ls --data-dir {0}/hub\n", path.display())
+                format!(
+                    "\nEverything is in {0}. Run that hub again: zunft hub serve --config {0}/hub.toml\n",
+                    path.display()
+                )
             }
             None => "\nNext: your own hub with `zunft hub init`, or your own data with `zunft data import --help`.\n"
                 .to_owned(),
