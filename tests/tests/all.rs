@@ -1,6 +1,6 @@
 //! The one integration-test binary, so that linking happens once.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test's helpers fail as its own lines do")]
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail as its own lines do")]
 
 #[path = "all/fleet.rs"]
 mod fleet;
