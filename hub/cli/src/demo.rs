@@ -46,7 +46,7 @@ pub(crate) struct DemoArgs {
     /// Episodes that an expert demonstrates on each robot for each task.
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     demonstrations: u32,
-    /// Training steps of the fleet's skill; a single robot's takes a third of them.
+    /// Training steps of the fleet's skill; a single robot's gets its share of them, as of the data.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(3..=1_000_000))]
     train_steps: u64,
     /// Also write the figures as JSON into a file; `-` is standard output, instead of the table.

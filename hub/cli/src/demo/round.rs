@@ -110,8 +110,8 @@ impl<'a> Round<'a> {
         for member in self.fleet.members() {
             let selection = json!({ "robots": [member.robot] });
             let skill = format!("alone-{}", member.robot);
-            // A third of the steps: there is an eighth of the data, and it is learned long before.
-            let steps = (self.args.train_steps / 3).max(1);
+            // Each robot's share of the steps for its share of the data: as many passes over it as the fleet's skill gets.
+            let steps = (self.args.train_steps / u64::from(self.args.robots)).max(1);
             runs.push(self.start_run(&skill, &snapshot, selection, steps, &json!(null))?);
         }
         self.finish_run("training on all episodes", everyone)?;
