@@ -170,7 +170,11 @@ struct Raw(UnixStream);
 impl Raw {
     fn connect(cell: &Cell) -> Self {
         let mut stream = UnixStream::connect(cell.config().socket).unwrap();
-        stream.write_all(&local::client_greeting()).unwrap();
+        // An agent that turns a program away may have hung up before it is greeted; its words are still there to read.
+        match stream.write_all(&local::client_greeting()) {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+            greeted => greeted.unwrap(),
+        }
         let mut greeting = [0; local::GREETING_BYTES];
         stream.read_exact(&mut greeting).unwrap();
         assert_eq!(local::read_agent_greeting(greeting), Some(local::VERSION));

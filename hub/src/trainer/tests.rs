@@ -189,7 +189,9 @@ async fn failing_run_says_why_and_the_next_one_trains() {
     let empty = RunPlan { selection: toml::from_str("tasks = [\"fold\"]").unwrap(), ..world.plan(10) };
     let diverging = TrainConfig { optimizer_lr: 1e30, ..world.plan(50).config };
     let diverging = RunPlan { config: diverging, ..world.plan(10) };
-    for (plan, reason) in [(lost, "there is no snapshot"), (empty, "`tasks` left 0"), (diverging, "optimizer_lr")] {
+    for (plan, reason) in
+        [(lost, "there is no snapshot"), (empty, "no selected episode is of task fold"), (diverging, "optimizer_lr")]
+    {
         let id = life.handle.start(&tenant(), plan).await.unwrap();
         let run = life.wait(id, |run| run.ended_unix_ms.is_some()).await;
         assert_eq!(run.state, RunState::Failed);
