@@ -1,6 +1,6 @@
 //! Robots' connections: accepted, identified, one at a time each, and ended in order.
 //!
-//! The tenant comes from the certificate, never from a message. What a connection carries is in [`connection`]; what is
+//! The tenant comes from the certificate, never from a message. What a connection carries is in `connection`; what is
 //! done with it is decided by `zunft_protocol::session`.
 
 mod connection;
