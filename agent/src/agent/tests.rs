@@ -1,6 +1,6 @@
 //! Whole agents in this process, spoken to over their real sockets.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -172,7 +172,7 @@ impl Raw {
         let mut stream = UnixStream::connect(cell.config().socket).unwrap();
         // An agent that turns a program away may have hung up before it is greeted; its words are still there to read.
         match stream.write_all(&local::client_greeting()) {
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
             greeted => greeted.unwrap(),
         }
         let mut greeting = [0; local::GREETING_BYTES];
