@@ -24,10 +24,10 @@ pub const CHUNK_RAW_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Largest encoded episode manifest.
 ///
-/// Room for about twenty thousand chunk references, 5 GiB of experience at the target size.
+/// Room for about seventeen thousand chunk references, 4 GiB of experience at the target size.
 pub const MANIFEST_BYTES_MAX: usize = 1024 * 1024;
 
-/// Most chunks in one episode: what [`MANIFEST_BYTES_MAX`] has room for.
+/// Most chunks in one episode: somewhat more than [`MANIFEST_BYTES_MAX`] has room for, so that bytes decide.
 pub const EPISODE_CHUNKS_MAX: usize = 20_000;
 
 /// Most steps in one episode: 11 days at 1 kHz would be a log, not an episode.
