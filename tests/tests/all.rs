@@ -6,5 +6,7 @@
 mod fleet;
 #[path = "all/kill.rs"]
 mod kill;
+#[path = "all/simulation.rs"]
+mod simulation;
 #[path = "all/tidy.rs"]
 mod tidy;
