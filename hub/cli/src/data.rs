@@ -2,6 +2,7 @@
 
 mod export;
 mod import;
+mod plot;
 mod replay;
 mod show;
 mod source;
@@ -118,6 +119,9 @@ pub(crate) struct ShowArgs {
     path: PathBuf,
     /// One of its episodes: the id, its beginning, or the number in the list.
     episode: Option<String>,
+    /// Draw the episode's signals, one line of text for each value of a step.
+    #[arg(long, requires = "episode", conflicts_with = "json")]
+    plot: bool,
     #[command(flatten)]
     json: JsonArgs,
 }

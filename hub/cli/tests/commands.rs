@@ -100,6 +100,10 @@ fn dataset_goes_in_and_out_and_damage_is_named() {
     assert_eq!(shown(&folder.path().join("again"))["id"], shown(&snapshot)["id"]);
     refused(&["data", "export", text(&snapshot), "--out", text(&out)], 64, &["exists already", "choose another"]);
 
+    let plotted = zunft(&["data", "show", text(&snapshot), "0", "--plot"]);
+    let drawn = String::from_utf8(plotted.stdout).unwrap();
+    assert!(drawn.contains("action") && drawn.contains('█') && drawn.contains('▁'), "{drawn}");
+
     let verified = json(&["data", "verify", text(&snapshot), "--json"]);
     assert_eq!((&verified["episodes"], &verified["damaged"]), (&imported["episodes"], &Value::Array(vec![])));
     let pack = snapshot.join("episodes.pack");

@@ -9,7 +9,7 @@ use zunft_protocol::episode::{Actor, Manifest, Outcome};
 use zunft_protocol::ids::{EpisodeId, RobotId, SnapshotId, TaskName};
 use zunft_skills::data::{EpisodeSource as _, SnapshotDir};
 
-use super::{LsArgs, ReadingArgs, ShowArgs, open};
+use super::{LsArgs, ReadingArgs, ShowArgs, open, plot};
 use crate::exit::{ExitCode, Failure, OrFail as _};
 use crate::interrupt;
 use crate::output::{Output, bytes, count, table};
@@ -90,7 +90,11 @@ pub(super) fn show(args: &ShowArgs) -> Result<(), Failure> {
         Some(wanted) => {
             let mut data = open(&args.path, &ReadingArgs::default())?;
             let row = episode(&mut data.snapshot, wanted)?;
-            Output::new(args.json.json).show(&row, episode_text)
+            let plot = if args.plot { plot::episode(&mut data.snapshot, &row.manifest)? } else { String::new() };
+            Output::new(args.json.json).show(&row, |row| match args.plot {
+                true => format!("{}\n{plot}", episode_text(row)),
+                false => episode_text(row),
+            })
         }
     }
 }
