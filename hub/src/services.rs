@@ -86,7 +86,10 @@ pub(crate) struct Services {
 
 /// A bound on memory for experience that is not committed yet.
 #[derive(Debug, Clone)]
-pub(crate) struct Budget(Arc<Semaphore>);
+pub(crate) struct Budget {
+    permits: Arc<Semaphore>,
+    units: usize,
+}
 
 /// A share of a budget; dropping it gives it back.
 #[derive(Debug)]
@@ -96,13 +99,19 @@ pub(crate) struct BudgetShare {
 
 impl Budget {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Self(Arc::new(Semaphore::new(bytes_max / BUDGET_UNIT_BYTES)))
+        let units = bytes_max / BUDGET_UNIT_BYTES;
+        Self { permits: Arc::new(Semaphore::new(units)), units }
     }
 
     /// A share of so many bytes, if there is enough now.
     pub(crate) fn reserve(&self, bytes: u64) -> Option<BudgetShare> {
         let units = u32::try_from(bytes.div_ceil(BUDGET_UNIT_BYTES as u64)).ok()?;
-        self.0.clone().try_acquire_many_owned(units).ok().map(|permit| BudgetShare { _permit: permit })
+        self.permits.clone().try_acquire_many_owned(units).ok().map(|permit| BudgetShare { _permit: permit })
+    }
+
+    /// Bytes that are given out now, in whole KiB.
+    pub(crate) fn reserved_bytes(&self) -> u64 {
+        ((self.units - self.permits.available_permits()) * BUDGET_UNIT_BYTES) as u64
     }
 }
 

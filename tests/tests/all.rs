@@ -4,6 +4,8 @@
 
 #[path = "all/fleet.rs"]
 mod fleet;
+#[path = "all/hostile.rs"]
+mod hostile;
 #[path = "all/kill.rs"]
 mod kill;
 #[path = "all/simulation.rs"]

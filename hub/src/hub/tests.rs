@@ -21,6 +21,7 @@ use zunft_skills::package::PackageError;
 
 use super::*;
 use crate::fixtures::{body, config, episode, identity, tenant, write_package};
+use crate::metadata::{NewChunk, NewPack};
 use robot::TestRobot;
 
 async fn started(folder: &Path) -> Handle {
@@ -109,6 +110,27 @@ async fn what_contradicts_certificate_or_manifest_is_rejected() {
     assert_eq!(reject.reason, RejectReason::WrongChunk);
     assert!(stored(&hub).await.is_empty());
     robot.upload_durably(&episode).await;
+    hub.shutdown().await;
+}
+
+#[tokio::test]
+async fn chunks_of_another_tenant_are_wanted_as_if_nobody_had_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = started(folder.path()).await;
+    let robot = robot(&hub, "r1").await;
+    let episode = episode("r1", 0);
+    // Another tenant holds the very same chunks.
+    let other = "other".parse().unwrap();
+    hub.metadata().add_tenant(&other, 0).await.unwrap();
+    let chunk = |chunk: ChunkBytes| NewChunk { id: chunk.id, position: 8, bytes: chunk.bytes.len() as u32 };
+    let chunks = episode.chunk_bytes().into_iter().map(chunk).collect();
+    let pack = NewPack { pack: Digest::of(b"a pack of the other"), bytes: 1000, chunks, episodes: Vec::new() };
+    hub.metadata().register_pack(&other, &pack, 0).await.unwrap();
+    let Message::Want(want) = robot.offer(&episode.manifest).await.first else { panic!("the offer was not taken") };
+    assert_eq!(want.count(), episode.chunks.len(), "the robot learned what another tenant has");
+    robot.upload_durably(&episode).await;
+    let ids: Vec<ChunkId> = episode.manifest.chunks().map(|chunk| chunk.id).collect();
+    assert_eq!(hub.metadata().present_chunks(&tenant(), &ids).await.unwrap().len(), ids.len());
     hub.shutdown().await;
 }
 

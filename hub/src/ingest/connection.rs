@@ -14,16 +14,14 @@ use zunft_protocol::message::{CloseCode, Message, PRIORITY_CONTROL, Report, Sign
 use zunft_protocol::release::AssignedRelease;
 use zunft_protocol::session::hub::{HubSession, Identity, UploadId};
 
+use super::reports::{NotRecorded, Reports};
 use super::wire::{self, WireError};
 use super::{code, downloads, uploads};
 use crate::assignments::{self, Signing};
 use crate::clock;
 use crate::identity::RobotIdentity;
-use crate::metadata::MetadataError;
+use crate::metadata::{MetadataError, NewReport};
 use crate::services::{Budget, Change, LiveConnection, Services};
-
-/// How long a robot may take for its hello.
-const HELLO_MAX: Duration = Duration::from_secs(10);
 
 /// How often a connection looks whether its assignment grows old.
 const RENEW_EVERY: Duration = Duration::from_secs(600);
@@ -31,7 +29,7 @@ const RENEW_EVERY: Duration = Duration::from_secs(600);
 /// Reports that wait: a robot that sends them faster than they are recorded is slowed down.
 const REPORTS_MAX: usize = 16;
 
-type Reports = mpsc::Receiver<Result<Report, EndReason>>;
+type ReportsHeard = mpsc::Receiver<Result<Report, EndReason>>;
 
 /// What one connection's tasks share.
 #[derive(Debug)]
@@ -45,6 +43,13 @@ pub(super) struct Robot {
     pub(super) session: Mutex<HubSession>,
 }
 
+impl Robot {
+    /// How long a stream in use may stand still.
+    pub(super) fn stall(&self) -> Duration {
+        self.services.config.limits.stall()
+    }
+}
+
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EndReason {
@@ -52,7 +57,7 @@ pub(super) enum EndReason {
     Stopping,
     #[error("connection ended: {0}")]
     Connection(#[from] ConnectionError),
-    #[error("no hello within {} s", HELLO_MAX.as_secs())]
+    #[error("no hello in time (config key limits.greeting_secs)")]
     NoHello,
     #[error("hello refused: {0}")]
     Hello(#[from] HelloError),
@@ -62,6 +67,8 @@ pub(super) enum EndReason {
     Left,
     #[error("metadata failed: {0}")]
     Metadata(#[from] MetadataError),
+    #[error(transparent)]
+    Report(#[from] NotRecorded),
 }
 
 impl EndReason {
@@ -69,8 +76,8 @@ impl EndReason {
         match self {
             Self::Hello(HelloError::Version { .. }) => CloseCode::Version,
             Self::NoHello | Self::Hello(HelloError::Magic) => CloseCode::Protocol,
-            Self::Control(error) if error.is_violation() => CloseCode::Protocol,
-            Self::Metadata(_) => CloseCode::Overloaded,
+            Self::Control(error) if error.is_violation() || matches!(error, WireError::Stalled) => CloseCode::Protocol,
+            Self::Metadata(_) | Self::Report(_) => CloseCode::Overloaded,
             Self::Stopping | Self::Connection(_) | Self::Control(_) | Self::Left => CloseCode::Stopping,
         }
     }
@@ -91,11 +98,12 @@ pub(super) async fn run(
     identity: RobotIdentity,
     live: LiveConnection,
     services: Arc<Services>,
+    recorder: Reports,
     stop: CancellationToken,
     tasks: TaskTracker,
 ) -> EndReason {
     let connection = live.connection.clone();
-    let reason = match greet(&connection).await {
+    let reason = match greet(&connection, services.config.limits.greeting()).await {
         Err(reason) => reason,
         Ok((control, reports)) => {
             let session_identity = Identity {
@@ -108,7 +116,8 @@ pub(super) async fn run(
             let budget = Budget::new(services.config.store.pack_bytes_max);
             let session = Mutex::new(HubSession::new(session_identity, episode_bytes_max));
             let robot = Arc::new(Robot { identity, connection: connection.clone(), services, budget, session });
-            Conversation { robot, live, control, uploads: 0, accepted: None, sent: 0 }.run(reports, stop, tasks).await
+            let conversation = Conversation { robot, live, control, recorder, uploads: 0, accepted: None, sent: 0 };
+            conversation.run(reports, stop, tasks).await
         }
     };
     connection.close(code(reason.close_code()), reason.to_string().as_bytes());
@@ -116,25 +125,26 @@ pub(super) async fn run(
 }
 
 /// Agrees on the version on the first stream.
-async fn greet(connection: &quinn::Connection) -> Result<(SendStream, RecvStream), EndReason> {
+async fn greet(connection: &quinn::Connection, patience: Duration) -> Result<(SendStream, RecvStream), EndReason> {
     let greeting = async {
         let (mut send, mut recv) = connection.accept_bi().await?;
         let mut hello = [0; HELLO_BYTES];
-        wire::fill(&mut recv, &mut hello).await?;
+        wire::fill(&mut recv, &mut hello, patience).await?;
         let answer = Hello::decode(hello)?.choose()?;
         if let Err(error) = send.set_priority(PRIORITY_CONTROL) {
             debug!(%error, "the control stream is gone already");
         }
-        wire::write(&mut send, &answer.encode()).await?;
+        wire::write(&mut send, &answer.encode(), patience).await?;
         Ok((send, recv))
     };
-    tokio::time::timeout(HELLO_MAX, greeting).await.map_err(|_| EndReason::NoHello)?
+    tokio::time::timeout(patience, greeting).await.map_err(|_| EndReason::NoHello)?
 }
 
 struct Conversation {
     robot: Arc<Robot>,
     live: LiveConnection,
     control: SendStream,
+    recorder: Reports,
     /// Upload streams so far: their numbers.
     uploads: u64,
     /// The last assignment that the robot says it accepted; unknown before its first report.
@@ -146,7 +156,7 @@ struct Conversation {
 impl Conversation {
     async fn run(mut self, control: RecvStream, stop: CancellationToken, tasks: TaskTracker) -> EndReason {
         let (sender, mut reports) = mpsc::channel(REPORTS_MAX);
-        tasks.spawn(read_reports(control, sender).in_current_span());
+        tasks.spawn(read_reports(control, sender, self.robot.stall()).in_current_span());
         let own_tasks = TaskTracker::new();
         let mut renewal = tokio::time::interval(RENEW_EVERY);
         loop {
@@ -189,7 +199,7 @@ impl Conversation {
     }
 
     /// Takes the latest of the reports that wait: the ones before it say nothing any more.
-    async fn reported(&mut self, first: Report, reports: &mut Reports) -> Result<(), EndReason> {
+    async fn reported(&mut self, first: Report, reports: &mut ReportsHeard) -> Result<(), EndReason> {
         let (mut report, mut ended) = (first, None);
         while let (None, Ok(next)) = (&ended, reports.try_recv()) {
             match next {
@@ -197,12 +207,13 @@ impl Conversation {
                 Err(reason) => ended = Some(reason),
             }
         }
-        let report = &report;
-        let (tenant, robot) = (&self.robot.identity.tenant, &self.robot.identity.robot);
-        let services = &self.robot.services;
-        services.metadata.record_report(tenant, robot, report, clock::unix_millis()).await?;
-        services.announce(Change::Robot { tenant: tenant.clone(), robot: robot.clone() });
-        self.accepted = Some(report.assignment_sequence);
+        let RobotIdentity { tenant, robot, .. } = self.robot.identity.clone();
+        let accepted = report.assignment_sequence;
+        let at_unix_ms = clock::unix_millis();
+        let new = NewReport { tenant: tenant.clone(), robot: robot.clone(), report, at_unix_ms };
+        self.recorder.record(new).await?;
+        self.robot.services.announce(Change::Robot { tenant, robot });
+        self.accepted = Some(accepted);
         match ended {
             Some(reason) => Err(reason),
             None => self.send_assignment().await,
@@ -235,7 +246,8 @@ impl Conversation {
         }
         let envelope = assignments::sign(&tenant, &robot, record.sequence, releases, &keys, now / 1000).to_json();
         info!(sequence = record.sequence, digest = %Digest::of(&envelope), "assignment sent");
-        wire::write(&mut self.control, &Message::Assign(SignedObject { envelope }).encode()).await?;
+        let message = Message::Assign(SignedObject { envelope });
+        wire::write(&mut self.control, &message.encode(), self.robot.stall()).await?;
         self.sent = record.sequence;
         Ok(())
     }
@@ -250,10 +262,10 @@ async fn drain(tasks: &TaskTracker, connection: &quinn::Connection) {
 }
 
 /// Reads the control stream to its end.
-async fn read_reports(mut control: RecvStream, reports: mpsc::Sender<Result<Report, EndReason>>) {
+async fn read_reports(mut control: RecvStream, reports: mpsc::Sender<Result<Report, EndReason>>, stall: Duration) {
     loop {
         let read = tokio::select! {
-            read = read_report(&mut control) => read,
+            read = read_report(&mut control, stall) => read,
             () = reports.closed() => return,
         };
         let ended = read.is_err();
@@ -263,14 +275,8 @@ async fn read_reports(mut control: RecvStream, reports: mpsc::Sender<Result<Repo
     }
 }
 
-async fn read_report(control: &mut RecvStream) -> Result<Report, EndReason> {
-    // A quiet control stream is fine: the idle timeout ends silent connections.
-    let message = loop {
-        match wire::read_message(control).await {
-            Err(WireError::Stalled) => {}
-            other => break other?,
-        }
-    };
+async fn read_report(control: &mut RecvStream, stall: Duration) -> Result<Report, EndReason> {
+    let message = wire::next_message(control, stall).await?;
     match message {
         Some(Message::Report(report)) => Ok(report),
         Some(_) => Err(WireError::Unexpected.into()),
@@ -281,7 +287,7 @@ async fn read_report(control: &mut RecvStream) -> Result<Report, EndReason> {
 /// Serves one stream by what its first message is.
 async fn serve_stream(robot: Arc<Robot>, upload: UploadId, send: SendStream, mut recv: RecvStream) {
     let served = async {
-        match wire::read_message(&mut recv).await? {
+        match wire::read_message(&mut recv, robot.stall()).await? {
             None => Ok(()),
             Some(Message::Offer(manifest)) => uploads::serve(&robot, upload, manifest, send, &mut recv).await,
             Some(Message::Fetch(fetch)) => downloads::serve(&robot, fetch, send).await,

@@ -63,7 +63,7 @@ impl UploadStream<'_> {
         loop {
             let event = match orders.pop_front() {
                 None => {
-                    let message = wire::read_message(recv).await?.ok_or(WireError::Ended)?;
+                    let message = wire::read_message(recv, self.robot.stall()).await?.ok_or(WireError::Ended)?;
                     let Message::Chunk(chunk) = message else { return Err(WireError::Unexpected) };
                     HubEvent::Received { upload, chunk }
                 }
@@ -167,7 +167,7 @@ impl UploadStream<'_> {
             }
         };
         let last = !matches!(message, Message::Want(_));
-        wire::write(&mut self.send, &message.encode()).await?;
+        wire::write(&mut self.send, &message.encode(), self.robot.stall()).await?;
         if last {
             wire::finish(&mut self.send);
         }

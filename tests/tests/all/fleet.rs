@@ -1,6 +1,5 @@
 //! A hub and agents as real processes over loopback, which can be killed at any moment and come back.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
@@ -14,7 +13,7 @@ use zunft_hub::config::HubConfig;
 use zunft_hub::hub::{Handle, Hub};
 use zunft_hub::identity::RobotIdentity;
 use zunft_hub::metadata::EpisodeFilter;
-use zunft_protocol::ids::{RecordingId, TenantId};
+use zunft_protocol::ids::TenantId;
 use zunft_protocol::{Chunk, Manifest};
 use zunft_skills::data::EpisodeSource as _;
 
@@ -99,8 +98,13 @@ impl Fleet {
 
     /// A control program's connection to agent `i`, once it listens.
     pub(crate) fn robot(&self, i: usize) -> Robot {
-        let socket = self.agent_folder(i).join("agent.sock");
+        let socket = self.socket(i);
         eventually("the agent listens", || Robot::connect(&socket).ok())
+    }
+
+    /// Where agent `i` listens.
+    pub(crate) fn socket(&self, i: usize) -> PathBuf {
+        self.agent_folder(i).join("agent.sock")
     }
 
     /// Waits until agent `i` holds nothing that the hub has not acknowledged.
@@ -114,9 +118,9 @@ impl Fleet {
     }
 
     /// Stops the hub for good and reads back everything that it holds, checking every hash.
-    pub(crate) fn stored(&mut self) -> BTreeMap<RecordingId, Stored> {
+    pub(crate) fn stored(&mut self) -> Vec<Stored> {
         self.kill_hub();
-        let mut stored = BTreeMap::new();
+        let mut stored = Vec::new();
         self.with_hub_here(async |hub| {
             let snapshot = hub.create_snapshot(&tenant(), &EpisodeFilter::default()).await.unwrap();
             let mut source = hub.snapshot_source(&tenant(), snapshot.id).await.unwrap();
@@ -137,10 +141,7 @@ impl Fleet {
                 }
                 episodes
             });
-            for episode in read.await.unwrap() {
-                let recording = episode.manifest.recording;
-                assert!(stored.insert(recording, episode).is_none(), "recording {recording} has two episodes");
-            }
+            stored = read.await.unwrap();
         });
         stored
     }
