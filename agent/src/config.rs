@@ -8,7 +8,7 @@ use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
-use crate::spool::SEGMENT_BYTES_MIN;
+use crate::spool::{SEGMENT_BYTES_MIN, SEGMENTS_MAX};
 
 /// Everything that can be set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -197,6 +197,12 @@ impl Config {
             return wrong(
                 "spool.bytes_max",
                 format!("is {bytes_max}; use at least four segments, {}", segment_bytes * 4),
+            );
+        }
+        if bytes_max / segment_bytes > SEGMENTS_MAX {
+            return wrong(
+                "spool.segment_bytes",
+                format!("is {segment_bytes}; use at least {}", bytes_max / SEGMENTS_MAX),
             );
         }
         if !(1..=60_000).contains(&sync_interval_ms) {

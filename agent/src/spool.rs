@@ -8,8 +8,10 @@ mod disk;
 mod index;
 mod log;
 mod mailbox;
+mod read_back;
 mod record;
 mod recorder;
+mod segment;
 mod worker;
 
 #[cfg(test)]
@@ -28,6 +30,7 @@ use tokio::sync::watch;
 use zunft_protocol::embodiment::Embodiment;
 use zunft_protocol::episode::{Actor, Clock, EpisodeEnd, Outcome};
 use zunft_protocol::ids::{ChunkId, EpisodeId, RecordingId, TaskName};
+use zunft_protocol::limits::CHUNK_BYTES_TARGET;
 use zunft_protocol::local::{Ended, Progress};
 
 use self::disk::{Disk as _, FolderDisk};
@@ -42,6 +45,9 @@ use crate::identity::Identity;
 
 /// Smallest `spool.segment_bytes` that holds any allowed step.
 pub const SEGMENT_BYTES_MIN: u64 = log::SEGMENT_BYTES_MIN;
+
+/// Most segments that a spool can have.
+pub const SEGMENTS_MAX: u64 = segment::SEGMENTS_MAX as u64;
 
 /// Why the spool did not take something.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -97,6 +103,8 @@ pub struct SpoolStatus {
     pub oldest_ordinal_waiting: Option<u64>,
     /// Recordings that damage on disk took; kept for a closer look.
     pub recordings_damaged: u64,
+    /// Segments of which something could not be read at the start.
+    pub segments_damaged: u64,
     /// Why no steps are taken now.
     pub refuses: Option<String>,
 }
@@ -194,6 +202,7 @@ impl Spool {
         let policy = CommitPolicy {
             interval: Duration::from_millis(config.sync_interval_ms),
             bytes: usize::try_from(config.sync_bytes).unwrap_or(usize::MAX),
+            chunk_bytes: CHUNK_BYTES_TARGET,
         };
         let reader = Arc::new(FolderDisk::open(folder)?);
         let mut worker = Worker::open(FolderDisk::open(folder)?, room, policy, identity, Arc::clone(&shared))?;
@@ -214,7 +223,7 @@ impl Spool {
     /// Whole episodes that the hub does not hold yet, oldest first, without those that `skip` names.
     pub fn waiting(&self, count_max: usize, skip: impl Fn(u64) -> bool) -> Vec<StoredEpisode> {
         let index = self.index();
-        index.sealed().values().filter(|episode| !skip(episode.ordinal)).take(count_max).cloned().collect()
+        index.offerable().filter(|episode| !skip(episode.ordinal)).take(count_max).cloned().collect()
     }
 
     /// Changes whenever episodes come or go.
@@ -270,6 +279,7 @@ impl Spool {
             bytes_waiting: index.sealed().values().map(StoredEpisode::chunk_bytes).sum(),
             oldest_ordinal_waiting: index.sealed().keys().next().copied(),
             recordings_damaged: index.damaged_count() as u64,
+            segments_damaged: index.segments_damaged,
             refuses,
         }
     }

@@ -13,11 +13,20 @@ use rustix::fs::{FallocateFlags, fallocate, statvfs};
 /// Number of a segment; newer ones have greater numbers.
 pub(crate) type SegmentNumber = u64;
 
+/// Unit in which a disk writes: after a power cut, each holds all of what was last written to it, or nothing of it.
+///
+/// Disks promise at least this much. Where it matters, see [`super::log`].
+pub(crate) const SECTOR_BYTES: usize = 512;
+
 /// The file operations of the spool.
+///
+/// What is required promises no more than a file system does; [`Disk::create_durably`] and its like put the
+/// operations in the order that survives a power cut.
 pub(crate) trait Disk: Send + Sync {
     /// Numbers of the segments that exist, in order.
     fn list(&self) -> io::Result<Vec<SegmentNumber>>;
-    /// Makes a segment of `bytes` zeros whose existence survives a power cut.
+    /// Makes a segment of `bytes` zeros; its size is durable after [`Disk::sync`], its name after
+    /// [`Disk::sync_folder`].
     fn create(&self, segment: SegmentNumber, bytes: u64) -> io::Result<()>;
     /// Reads a whole segment.
     fn read_all(&self, segment: SegmentNumber) -> io::Result<Vec<u8>>;
@@ -27,12 +36,31 @@ pub(crate) trait Disk: Send + Sync {
     fn write(&self, segment: SegmentNumber, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Makes everything written to the segment survive a power cut.
     fn sync(&self, segment: SegmentNumber) -> io::Result<()>;
-    /// Removes segments; when it returns, a power cut cannot bring them back.
-    fn remove(&self, segments: &[SegmentNumber]) -> io::Result<()>;
-    /// Sets a damaged segment aside, out of [`Disk::list`].
+    /// Removes a segment; one that is gone already is fine. Durable only after [`Disk::sync_folder`].
+    fn remove(&self, segment: SegmentNumber) -> io::Result<()>;
+    /// Sets a damaged segment aside, out of [`Disk::list`]; durable only after [`Disk::sync_folder`].
     fn quarantine(&self, segment: SegmentNumber) -> io::Result<()>;
+    /// Makes everything that was created, removed and set aside survive a power cut.
+    fn sync_folder(&self) -> io::Result<()>;
     /// Bytes that the file system could still take.
     fn free_bytes(&self) -> io::Result<u64>;
+
+    /// Makes a segment of `bytes` zeros that survives a power cut.
+    fn create_durably(&self, segment: SegmentNumber, bytes: u64) -> io::Result<()> {
+        let made = self.create(segment, bytes).and_then(|()| self.sync(segment)).and_then(|()| self.sync_folder());
+        made.inspect_err(|_| {
+            // Half a segment would hold space and say nothing; the error that matters is the first one.
+            drop(self.remove(segment));
+        })
+    }
+
+    /// Removes segments; when it returns, a power cut cannot bring them back.
+    fn remove_durably(&self, segments: &[SegmentNumber]) -> io::Result<()> {
+        for &segment in segments {
+            self.remove(segment)?;
+        }
+        self.sync_folder()
+    }
 }
 
 const SUFFIX: &str = "seg";
@@ -54,10 +82,6 @@ impl FolderDisk {
 
     fn path(&self, segment: SegmentNumber) -> PathBuf {
         self.folder.join(format!("{segment:016x}.{SUFFIX}"))
-    }
-
-    fn sync_folder(&self) -> io::Result<()> {
-        File::open(&self.folder)?.sync_all()
     }
 
     fn with_open<T>(&self, segment: SegmentNumber, f: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
@@ -87,21 +111,12 @@ impl Disk for FolderDisk {
     }
 
     fn create(&self, segment: SegmentNumber, bytes: u64) -> io::Result<()> {
-        let path = self.path(segment);
-        let made = || -> io::Result<()> {
-            let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
-            match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
-                // A file system without preallocation: the size alone, and ENOSPC may come later.
-                Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(bytes)?,
-                other => other?,
-            }
-            file.sync_all()?;
-            self.sync_folder()
-        };
-        made().inspect_err(|_| {
-            // Half a segment would hold space and say nothing; the error that matters is the first one.
-            drop(fs::remove_file(&path));
-        })
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(self.path(segment))?;
+        match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+            // A file system without preallocation: the size alone, and ENOSPC may come later.
+            Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(bytes),
+            other => Ok(other?),
+        }
     }
 
     fn read_all(&self, segment: SegmentNumber) -> io::Result<Vec<u8>> {
@@ -120,21 +135,29 @@ impl Disk for FolderDisk {
         self.with_open(segment, File::sync_data)
     }
 
-    fn remove(&self, segments: &[SegmentNumber]) -> io::Result<()> {
-        for &segment in segments {
-            fs::remove_file(self.path(segment))?;
-        }
-        self.sync_folder()
+    fn remove(&self, segment: SegmentNumber) -> io::Result<()> {
+        gone_is_fine(fs::remove_file(self.path(segment)))
     }
 
     fn quarantine(&self, segment: SegmentNumber) -> io::Result<()> {
         let path = self.path(segment);
-        fs::rename(&path, path.with_extension("damaged"))?;
-        self.sync_folder()
+        gone_is_fine(fs::rename(&path, path.with_extension("damaged")))
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        File::open(&self.folder)?.sync_all()
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
         let stat = statvfs(&self.folder)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+/// The folder may have failed to be synced after the file was gone: then it is tried again.
+fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }

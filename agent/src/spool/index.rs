@@ -39,6 +39,8 @@ pub(crate) enum Entry {
         steps: u64,
         chunks: Vec<ChunkId>,
     },
+    /// Damage took records of it.
+    Damaged,
     /// Its place may be used again.
     Freed,
 }
@@ -63,6 +65,7 @@ impl Entry {
                     chunks: decoded.chunks().map(|chunk| chunk.id).collect(),
                 }
             }
+            Record::Damaged { .. } => Self::Damaged,
             Record::Freed { .. } => Self::Freed,
         })
     }
@@ -112,6 +115,10 @@ pub(crate) struct Index {
     footprint: BTreeMap<Ordinal, BTreeSet<SegmentNumber>>,
     /// Where the record stands that frees a recording, while its footprint is not empty.
     freed: BTreeMap<Ordinal, SegmentNumber>,
+    /// The segment that was read back and is not known to be durable: what ends in it is not to be shown yet.
+    pub(crate) unsettled: Option<SegmentNumber>,
+    /// Segments of which something could not be read.
+    pub(crate) segments_damaged: u64,
 }
 
 impl Index {
@@ -137,6 +144,10 @@ impl Index {
                 let stored = StoredEpisode { ordinal, episode, recording, task, outcome, steps, manifest, chunks };
                 self.sealed.insert(ordinal, stored);
             }
+            Entry::Damaged => {
+                self.open.remove(&ordinal);
+                self.damaged.insert(ordinal);
+            }
             Entry::Freed => {
                 self.open.remove(&ordinal);
                 self.sealed.remove(&ordinal);
@@ -146,9 +157,12 @@ impl Index {
         }
     }
 
-    /// Marks every recording as damaged that is neither whole, nor freed, nor `open`; returns those.
+    /// Marks every recording as damaged that is neither whole, nor freed, nor `open`; returns those that were not
+    /// known to be.
     pub(crate) fn mark_unaccounted(&mut self, open: impl Fn(Ordinal) -> bool) -> Vec<Ordinal> {
-        let known = |ordinal: &Ordinal| self.sealed.contains_key(ordinal) || self.freed.contains_key(ordinal);
+        let known = |ordinal: &Ordinal| {
+            self.sealed.contains_key(ordinal) || self.freed.contains_key(ordinal) || self.damaged.contains(ordinal)
+        };
         let lost: Vec<Ordinal> =
             self.footprint.keys().filter(|ordinal| !known(ordinal) && !open(**ordinal)).copied().collect();
         self.damaged.extend(&lost);
@@ -158,6 +172,11 @@ impl Index {
     /// Whole episodes, oldest first.
     pub(crate) fn sealed(&self) -> &BTreeMap<Ordinal, StoredEpisode> {
         &self.sealed
+    }
+
+    /// Whole episodes that a power cut cannot take, oldest first.
+    pub(crate) fn offerable(&self) -> impl Iterator<Item = &StoredEpisode> {
+        self.sealed.values().filter(|episode| self.unsettled != Some(episode.manifest.segment))
     }
 
     /// Recordings that damage took from us.

@@ -4,25 +4,27 @@
 //! is synced, never before. A segment whose write or sync failed is not trusted again: what was not yet
 //! durable is written anew into the next segment, and readers let a segment end where the next one begins.
 //!
+//! Each commit begins on a sector of its own, so that a power cut cannot touch what is durable, and says that it
+//! begins: where a later commit stands, everything before it was durable, and what cannot be read there is
+//! damage. At the end of the log, a record of which whole sectors are missing was cut off; any other is damage.
+//!
+//! What is read back may stand in the system's cache alone. It is written again and synced before anything
+//! leans on it.
+//!
 //! One spare segment is always kept ready. Without one there is no room for steps, but what ends recordings
 //! and frees episodes still fits.
 
 use std::collections::VecDeque;
 use std::io;
 
-use super::disk::{Disk, SegmentNumber};
+use super::disk::{Disk, SECTOR_BYTES, SegmentNumber};
 use super::index::{Entry, Location};
-use super::record::{self, HEADER_BYTES, Next, Ordinal, PAYLOAD_BYTES_MAX, Record};
-
-/// First bytes of a segment.
-const MAGIC: [u8; 4] = *b"ZSPL";
-/// Format of segments written by this version.
-const VERSION: u16 = 1;
-/// Size of a segment's header: magic, version, reserved, key id, first sequence, next ordinal, crc32.
-const SEGMENT_HEADER_BYTES: usize = 32;
+use super::read_back::{Found, Leftover, Visit, read_back};
+use super::record::{self, HEADER_BYTES, Ordinal, PAYLOAD_BYTES_MAX, Record};
+use super::segment::{self, Ends, HEAD_BYTES_MAX};
 
 /// Smallest segment that holds any allowed record.
-pub(crate) const SEGMENT_BYTES_MIN: u64 = (PAYLOAD_BYTES_MAX + HEADER_BYTES + SEGMENT_HEADER_BYTES) as u64;
+pub(crate) const SEGMENT_BYTES_MIN: u64 = (PAYLOAD_BYTES_MAX + HEADER_BYTES + HEAD_BYTES_MAX) as u64;
 
 /// How large the log may become.
 #[derive(Debug, Clone, Copy)]
@@ -56,31 +58,14 @@ pub(crate) enum NoRoom {
     Disk(#[from] io::Error),
 }
 
-/// What reading the log back comes across.
-pub(crate) enum Seen<'r> {
-    /// A whole record, and where its own bytes are.
-    Record(&'r Record<'r>, Location),
-    /// Records are missing here: damage, not a power cut.
-    Gap,
-}
-
-/// Who is told.
-pub(crate) type Visit<'v> = dyn FnMut(Seen<'_>) + 'v;
-
-/// What reading the log back found.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Found {
-    /// Segments that hold records, in order.
-    segments: Vec<SegmentNumber>,
-    /// Segments that were never used.
-    unused: Vec<SegmentNumber>,
-    /// Whether the last segment ended in a record that was not whole.
-    pub(crate) torn: bool,
-    /// Segments of which something in the middle cannot be read.
-    pub(crate) damaged: Vec<SegmentNumber>,
-    next_sequence: u64,
-    next_ordinal: Ordinal,
-    next_segment: SegmentNumber,
+/// The segment being written.
+#[derive(Debug, Clone, Copy)]
+struct Current {
+    segment: SegmentNumber,
+    /// How far it is written.
+    offset: u64,
+    /// Whether nothing in it is durable yet, not even that it is a segment.
+    fresh: bool,
 }
 
 #[derive(Debug)]
@@ -100,12 +85,17 @@ pub(crate) struct Log<D> {
     room: Room,
     /// Segments that hold records, in order; the last is the one being written, unless `current` is `None`.
     segments: Vec<SegmentNumber>,
-    /// The segment being written and how far.
-    current: Option<(SegmentNumber, u64)>,
+    /// Where those end that are not written any more.
+    ends: Ends,
+    current: Option<Current>,
     spare: Option<SegmentNumber>,
     next_segment: SegmentNumber,
     next_ordinal: Ordinal,
     next_sequence: u64,
+    /// What reading back left to do before anything leans on what was read.
+    leftover: Option<Leftover>,
+    /// Damaged segments that are still to be set aside.
+    unreadable: Vec<SegmentNumber>,
     /// Encoded records that are not durable yet, and what they are.
     batch: Vec<u8>,
     waiting: VecDeque<Waiting>,
@@ -115,8 +105,6 @@ impl<D: Disk> Log<D> {
     /// Reads the log back, calling `visit` with every whole record in order, and opens it for appending.
     pub(crate) fn open(disk: D, room: Room, visit: &mut Visit<'_>) -> io::Result<(Self, Found)> {
         let found = read_back(&disk, visit)?;
-        // Segments without a record were made ahead; what they hold is not known to be zeros.
-        disk.remove(&found.unused)?;
         for &segment in &found.damaged {
             tracing::error!(segment, "a segment of the spool is damaged; its readable records are kept");
         }
@@ -124,11 +112,14 @@ impl<D: Disk> Log<D> {
             disk,
             room,
             segments: found.segments.clone(),
+            ends: found.ends.clone(),
             current: None,
             spare: None,
             next_segment: found.next_segment,
             next_ordinal: found.next_ordinal,
             next_sequence: found.next_sequence,
+            leftover: Some(found.leftover.clone()),
+            unreadable: Vec::new(),
             batch: Vec::new(),
             waiting: VecDeque::new(),
         };
@@ -188,8 +179,9 @@ impl<D: Disk> Log<D> {
     ///
     /// After an error the rest still waits, and the next call tries another segment.
     pub(crate) fn commit(&mut self, done: &mut Vec<Committed>) -> io::Result<()> {
+        self.settle()?;
         while !self.waiting.is_empty() {
-            let Some((segment, offset)) = self.current else {
+            let Some(Current { segment, offset, fresh }) = self.current else {
                 self.roll()?;
                 continue;
             };
@@ -198,11 +190,12 @@ impl<D: Disk> Log<D> {
                 self.current = None;
                 continue;
             }
+            record::mark_commit(&mut self.batch);
             let written = self.disk.write(segment, offset, &self.batch[..bytes]);
             if let Err(error) = written.and_then(|()| self.disk.sync(segment)) {
                 // After a failed sync nobody knows what the segment holds beyond the last commit.
                 self.current = None;
-                if offset == SEGMENT_HEADER_BYTES as u64 {
+                if fresh {
                     self.segments.pop();
                     self.discard(segment);
                 }
@@ -219,8 +212,48 @@ impl<D: Disk> Log<D> {
                 done.push(Committed { ordinal: waiting.ordinal, entry: waiting.entry, location });
                 at += waiting.bytes as u64;
             }
-            self.current = Some((segment, at));
+            self.current = Some(Current { segment, offset: at.next_multiple_of(SECTOR_BYTES as u64), fresh: false });
         }
+        self.set_aside()
+    }
+
+    /// The segment that is not known to be durable yet, though it was read back.
+    pub(crate) fn unsettled(&self) -> Option<SegmentNumber> {
+        self.leftover.as_ref()?.tail.map(|(segment, _)| segment)
+    }
+
+    /// Makes durable what was read back, and removes what was made ahead of it.
+    fn settle(&mut self) -> io::Result<()> {
+        let Some(Leftover { tail, unused, .. }) = self.leftover.clone() else { return Ok(()) };
+        if let Some((segment, bytes)) = tail {
+            // A killed process leaves bytes in the cache; after a failed sync the cache may even hold them as
+            // written. Only what is written again is synced for sure.
+            let mut trusted = vec![0; bytes];
+            self.disk.read(segment, 0, &mut trusted)?;
+            self.disk.write(segment, 0, &trusted)?;
+            self.disk.sync(segment)?;
+        }
+        // Segments without a record were made ahead; what they hold is not known to be zeros.
+        self.disk.remove_durably(&unused)?;
+        self.unreadable = self.leftover.take().map_or(Vec::new(), |leftover| leftover.unreadable);
+        Ok(())
+    }
+
+    /// Sets aside what cannot be read, once it is durable what that costs.
+    fn set_aside(&mut self) -> io::Result<()> {
+        if self.unreadable.is_empty() {
+            return Ok(());
+        }
+        if self.current.is_none() {
+            // What counts the recordings may be in them alone: they must not take it along.
+            self.roll()?;
+            self.sync_begun()?;
+        }
+        for &segment in &self.unreadable {
+            self.disk.quarantine(segment)?;
+        }
+        self.disk.sync_folder()?;
+        self.unreadable.clear();
         Ok(())
     }
 
@@ -246,18 +279,34 @@ impl<D: Disk> Log<D> {
             None => self.create()?,
         };
         let first_sequence = self.next_sequence - self.waiting.len() as u64;
-        if let Err(error) = self.disk.write(segment, 0, &segment_header(first_sequence, self.next_ordinal)) {
+        if let Some(&before) = self.segments.last() {
+            self.ends.entry(before).or_insert(first_sequence);
+        }
+        let head = segment::encode_head(first_sequence, self.next_ordinal, &self.ends);
+        if let Err(error) = self.disk.write(segment, 0, &head) {
             self.discard(segment);
             return Err(error);
         }
         self.segments.push(segment);
-        self.current = Some((segment, SEGMENT_HEADER_BYTES as u64));
+        self.current = Some(Current { segment, offset: head.len() as u64, fresh: true });
         Ok(())
+    }
+
+    /// Makes the header of a segment that was just begun durable.
+    fn sync_begun(&mut self) -> io::Result<()> {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let segment = current.segment;
+        current.fresh = false;
+        self.disk.sync(segment).inspect_err(|_| {
+            self.current = None;
+            self.segments.pop();
+            self.discard(segment);
+        })
     }
 
     /// Removes a segment that failed before anything in it was durable; left behind, it would do no harm.
     fn discard(&self, segment: SegmentNumber) {
-        if let Err(error) = self.disk.remove(&[segment]) {
+        if let Err(error) = self.disk.remove_durably(&[segment]) {
             tracing::warn!(segment, %error, "an unusable segment could not be removed");
         }
     }
@@ -265,7 +314,7 @@ impl<D: Disk> Log<D> {
     fn create(&mut self) -> io::Result<SegmentNumber> {
         let segment = self.next_segment;
         self.next_segment += 1;
-        self.disk.create(segment, self.room.segment_bytes)?;
+        self.disk.create_durably(segment, self.room.segment_bytes)?;
         Ok(segment)
     }
 
@@ -279,103 +328,9 @@ impl<D: Disk> Log<D> {
     /// segment's counters may not be durable.
     pub(crate) fn remove(&mut self, segments: &[SegmentNumber]) -> io::Result<()> {
         assert!(segments.iter().all(|segment| self.closed_segments().contains(segment)), "only closed segments go");
-        self.disk.remove(segments)?;
+        self.disk.remove_durably(segments)?;
         self.segments.retain(|segment| !segments.contains(segment));
+        self.ends.retain(|segment, _| !segments.contains(segment));
         Ok(())
     }
-}
-
-fn segment_header(first_sequence: u64, next_ordinal: Ordinal) -> [u8; SEGMENT_HEADER_BYTES] {
-    let mut header = [0; SEGMENT_HEADER_BYTES];
-    header[..4].copy_from_slice(&MAGIC);
-    header[4..6].copy_from_slice(&VERSION.to_le_bytes());
-    // 6..8 reserved, 8..12 key id: 0, not encrypted.
-    header[12..20].copy_from_slice(&first_sequence.to_le_bytes());
-    header[20..28].copy_from_slice(&next_ordinal.to_le_bytes());
-    let crc = crc32fast::hash(&header[..28]).to_le_bytes();
-    header[28..].copy_from_slice(&crc);
-    header
-}
-
-/// First sequence and next ordinal of a segment; `None` when there is no whole header of this version.
-fn read_segment_header(bytes: &[u8]) -> Option<(u64, Ordinal)> {
-    let header = bytes.get(..SEGMENT_HEADER_BYTES)?;
-    let word = |at: usize| Some(u64::from_le_bytes(header.get(at..at + 8)?.try_into().ok()?));
-    let crc = u32::from_le_bytes(header.get(28..)?.try_into().ok()?);
-    let ours = header[..4] == MAGIC && header[4..6] == VERSION.to_le_bytes() && header[6..12] == [0; 6];
-    (ours && crc32fast::hash(&header[..28]) == crc).then_some((word(12)?, word(20)?))
-}
-
-/// Reads every segment in order.
-fn read_back<D: Disk>(disk: &D, visit: &mut Visit<'_>) -> io::Result<Found> {
-    let mut found = Found::default();
-    let all = disk.list()?;
-    found.next_segment = all.last().map_or(0, |last| last + 1);
-    let mut headed = Vec::new();
-    for segment in all {
-        let mut header = [0; SEGMENT_HEADER_BYTES];
-        // A segment shorter than its header was cut off while it was made.
-        let header = disk.read(segment, 0, &mut header).ok().and_then(|()| read_segment_header(&header));
-        match header {
-            Some((first_sequence, next_ordinal)) => headed.push((segment, first_sequence, next_ordinal)),
-            None => found.unused.push(segment),
-        }
-    }
-    // Before the last segment that has a header, one without is damage, not a segment made ahead.
-    let last_headed = headed.last().map_or(0, |(segment, ..)| *segment);
-    let unused = std::mem::take(&mut found.unused);
-    for segment in unused {
-        if segment < last_headed && !is_blank(disk, segment)? {
-            disk.quarantine(segment)?;
-        } else {
-            found.unused.push(segment);
-        }
-    }
-    for (i, &(segment, first_sequence, next_ordinal)) in headed.iter().enumerate() {
-        let end = headed.get(i + 1).map(|(_, next_first, _)| *next_first);
-        found.next_sequence = found.next_sequence.max(first_sequence);
-        found.next_ordinal = found.next_ordinal.max(next_ordinal);
-        found.segments.push(segment);
-        read_segment(disk, segment, first_sequence, end, &mut found, visit)?;
-    }
-    Ok(found)
-}
-
-fn is_blank<D: Disk>(disk: &D, segment: SegmentNumber) -> io::Result<bool> {
-    Ok(disk.read_all(segment)?.iter().take(SEGMENT_HEADER_BYTES).all(|&byte| byte == 0))
-}
-
-/// Reads the records of one segment, up to number `end` where a later segment carries on.
-fn read_segment<D: Disk>(
-    disk: &D,
-    segment: SegmentNumber,
-    first_sequence: u64,
-    end: Option<u64>,
-    found: &mut Found,
-    visit: &mut Visit<'_>,
-) -> io::Result<()> {
-    let bytes = disk.read_all(segment)?;
-    let (mut sequence, mut at) = (first_sequence, SEGMENT_HEADER_BYTES);
-    while end.is_none_or(|end| sequence < end) {
-        match record::decode(bytes.get(at..).unwrap_or_default(), sequence) {
-            Next::Record { record, bytes: size, body } => {
-                let location = Location { segment, offset: (at + body) as u64, bytes: (size - body) as u32 };
-                found.next_ordinal = found.next_ordinal.max(record.ordinal() + 1);
-                visit(Seen::Record(&record, location));
-                at += size;
-                sequence += 1;
-            }
-            next @ (Next::End | Next::Torn) => {
-                if end.is_some() {
-                    found.damaged.push(segment);
-                    visit(Seen::Gap);
-                } else {
-                    found.torn = next == Next::Torn;
-                }
-                break;
-            }
-        }
-    }
-    found.next_sequence = found.next_sequence.max(sequence);
-    Ok(())
 }

@@ -7,13 +7,15 @@
 //! 4   crc32     u32  over the rest of the header and the payload
 //! 8   sequence  u64  one more than the record before
 //! 16  type      u16
-//! 18  reserved  u16  zero
+//! 18  flags     u16  1: the first record of a commit, so everything before it was durable
 //! 20  length    u32  again, so that a torn header cannot send the reader far away
 //! 24  payload   begins with u64 ordinal: which recording the record is about
 //! ```
 //! All integers are little-endian.
 
 use zunft_protocol::limits::{CHUNK_BYTES_MAX, STEP_BYTES_MAX};
+
+use super::disk::SECTOR_BYTES;
 
 /// Size of a record before its payload.
 pub(crate) const HEADER_BYTES: usize = 24;
@@ -28,8 +30,14 @@ const STEP: u16 = 2;
 const CHUNK: u16 = 3;
 const SEALED: u16 = 4;
 const FREED: u16 = 5;
+const DAMAGED: u16 = 6;
 
 const STEP_INTERVENTION: u32 = 1;
+
+const COMMIT_BEGINS: u16 = 1;
+
+/// Size of the smallest record: more of them do not fit anywhere.
+pub(crate) const RECORD_BYTES_MIN: usize = HEADER_BYTES + 8;
 
 /// Counts a robot's recordings from 0; never used twice.
 pub(crate) type Ordinal = u64;
@@ -52,6 +60,8 @@ pub(crate) enum Record<'a> {
     Chunk { ordinal: Ordinal, steps: u32, stored: &'a [u8] },
     /// The recording became an episode.
     Sealed { ordinal: Ordinal, manifest: &'a [u8] },
+    /// Records of the recording were lost to damage: what is left of it is no episode.
+    Damaged { ordinal: Ordinal },
     /// The recording's records may go.
     Freed { ordinal: Ordinal, why: Freeing, receipt: &'a [u8] },
 }
@@ -81,6 +91,7 @@ impl Record<'_> {
             | Self::Step { ordinal, .. }
             | Self::Chunk { ordinal, .. }
             | Self::Sealed { ordinal, .. }
+            | Self::Damaged { ordinal }
             | Self::Freed { ordinal, .. } => ordinal,
         }
     }
@@ -101,6 +112,7 @@ impl Record<'_> {
                 (CHUNK, stored)
             }
             Self::Sealed { manifest, .. } => (SEALED, manifest),
+            Self::Damaged { .. } => (DAMAGED, &[][..]),
             Self::Freed { why: Freeing::Durable, receipt, .. } => {
                 out.extend_from_slice(&0_u32.to_le_bytes());
                 (FREED, receipt)
@@ -121,6 +133,51 @@ impl Record<'_> {
     }
 }
 
+/// Marks the encoded record at the beginning of `bytes` as the first of a commit.
+///
+/// # Panics
+/// When no whole record begins there.
+pub(crate) fn mark_commit(bytes: &mut [u8]) {
+    let end = HEADER_BYTES + u32_at(bytes, 0) as usize;
+    bytes[18..20].copy_from_slice(&COMMIT_BEGINS.to_le_bytes());
+    let crc = crc32fast::hash(&bytes[8..end]).to_le_bytes();
+    bytes[4..8].copy_from_slice(&crc);
+}
+
+/// The number of the record at the beginning of `bytes`, if one that begins a commit may stand there.
+pub(crate) fn commit_at(bytes: &[u8]) -> Option<u64> {
+    let header = bytes.get(..HEADER_BYTES)?;
+    let flags = u16::from_le_bytes(array(&header[18..20]));
+    let plausible = flags == COMMIT_BEGINS && u32_at(header, 0) == u32_at(header, 20);
+    plausible.then(|| u64::from_le_bytes(array(&header[8..16])))
+}
+
+/// Whether the record at `at`, which is not whole, was damaged: `false` where a power cut may have kept it from
+/// ever being written.
+///
+/// A power cut leaves whole sectors of zeros, since segments are made of zeros and each commit begins on a sector
+/// of its own. `at` counts from the beginning of the segment; `begins_commit` asks for the first of a commit, which
+/// a record of an earlier one, that happens to stand there, is not.
+pub(crate) fn is_damaged(segment: &[u8], at: usize, sequence: u64, begins_commit: bool) -> bool {
+    let Some(header) = segment.get(at..at + HEADER_BYTES) else { return false };
+    let lengths = [u32_at(header, 0) as usize, u32_at(header, 20) as usize];
+    let [kind, flags] = [&header[16..18], &header[18..20]].map(|bytes| u16::from_le_bytes(array(bytes)));
+    let signs = [
+        lengths[0] == lengths[1] && (RECORD_BYTES_MIN - HEADER_BYTES..=PAYLOAD_BYTES_MAX).contains(&lengths[0]),
+        u64::from_le_bytes(array(&header[8..16])) == sequence,
+        (BEGIN..=DAMAGED).contains(&kind),
+        if begins_commit { flags == COMMIT_BEGINS } else { flags <= COMMIT_BEGINS },
+    ];
+    // One flipped bit spoils one sign of a header, and makes at most one where nothing was written.
+    if signs.iter().filter(|&&sign| sign).count() < 3 {
+        return false;
+    }
+    let end = (at + HEADER_BYTES + lengths[0].min(lengths[1])).min(segment.len());
+    let sectors = segment[at / SECTOR_BYTES * SECTOR_BYTES..].chunks(SECTOR_BYTES);
+    let touched = sectors.take(end.div_ceil(SECTOR_BYTES) - at / SECTOR_BYTES);
+    touched.into_iter().all(|sector| sector.iter().any(|&byte| byte != 0))
+}
+
 /// Reads the record at the beginning of `bytes`, which must be number `sequence`.
 pub(crate) fn decode(bytes: &[u8], sequence: u64) -> Next<'_> {
     let Some((header, rest)) = bytes.split_at_checked(HEADER_BYTES) else {
@@ -139,6 +196,9 @@ pub(crate) fn decode(bytes: &[u8], sequence: u64) -> Next<'_> {
         return Next::Torn;
     }
     let kind = u16::from_le_bytes(array(&header[16..18]));
+    if u16::from_le_bytes(array(&header[18..20])) > COMMIT_BEGINS {
+        return Next::Torn;
+    }
     match read_payload(kind, payload) {
         Some((record, body)) => {
             Next::Record { record, bytes: HEADER_BYTES + length, body: HEADER_BYTES + length - body }
@@ -163,6 +223,7 @@ fn read_payload(kind: u16, payload: &[u8]) -> Option<(Record<'_>, usize)> {
             (Record::Chunk { ordinal, steps, stored }, stored)
         }
         SEALED => (Record::Sealed { ordinal, manifest: rest }, rest),
+        DAMAGED if rest.is_empty() => (Record::Damaged { ordinal }, rest),
         FREED => {
             let (_, receipt) = word()?;
             (Record::Freed { ordinal, why: Freeing::Durable, receipt }, receipt)
@@ -198,13 +259,51 @@ mod tests {
             bytes[8..],
             [
                 5, 0, 0, 0, 0, 0, 0, 0, // sequence
-                2, 0, 0, 0, // type, reserved
+                2, 0, 0, 0, // type, flags
                 14, 0, 0, 0, // length again
                 3, 0, 0, 0, 0, 0, 0, 0, // ordinal
                 1, 0, 0, 0, // flags: intervention
                 9, 8, // row
             ]
         );
+    }
+
+    #[test]
+    fn the_first_record_of_a_commit_says_so_and_is_otherwise_the_same() {
+        let record = Record::Step { ordinal: 3, intervention: false, row: &[9, 8] };
+        let mut bytes = Vec::new();
+        record.encode(5, &mut bytes);
+        assert_eq!(commit_at(&bytes), None);
+        let plain = bytes.clone();
+        mark_commit(&mut bytes);
+        assert_eq!(bytes[16..20], [2, 0, 1, 0]);
+        assert_eq!((bytes[..4].to_vec(), bytes[20..].to_vec()), (plain[..4].to_vec(), plain[20..].to_vec()));
+        assert_eq!(commit_at(&bytes), Some(5));
+        assert!(matches!(decode(&bytes, 5), Next::Record { record: found, .. } if found == record));
+    }
+
+    #[test]
+    fn a_record_without_one_of_its_sectors_was_cut_off_and_any_other_was_damaged() {
+        let mut segment = vec![0; 4 * SECTOR_BYTES];
+        let mut bytes = Vec::new();
+        Record::Step { ordinal: 1, intervention: false, row: &[7; 1000] }.encode(9, &mut bytes);
+        segment[500..500 + bytes.len()].copy_from_slice(&bytes);
+        for sector in 0..3 {
+            let mut cut = segment.clone();
+            cut[sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES].fill(0);
+            assert!(!is_damaged(&cut, 500, 9, false), "without sector {sector}");
+        }
+        for bit in 500 * 8..(500 + bytes.len()) * 8 {
+            segment[bit / 8] ^= 1 << (bit % 8);
+            assert!(is_damaged(&segment, 500, 9, false), "bit {bit}");
+            segment[bit / 8] ^= 1 << (bit % 8);
+        }
+        let mut empty = vec![0; 2 * SECTOR_BYTES];
+        for bit in 0..HEADER_BYTES * 8 {
+            empty[SECTOR_BYTES + bit / 8] ^= 1 << (bit % 8);
+            assert!(!is_damaged(&empty, SECTOR_BYTES, 9, true), "nothing was written there; bit {bit}");
+            empty[SECTOR_BYTES + bit / 8] ^= 1 << (bit % 8);
+        }
     }
 
     #[test]
@@ -248,7 +347,7 @@ mod tests {
             }
             let bit = flip % (size * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
-            // The reserved field is covered by the checksum too.
+            // The flags are covered by the checksum too.
             prop_assert_eq!(decode(&bytes, sequence), Next::Torn);
         }
 

@@ -10,7 +10,6 @@ use zunft_protocol::episode::{
     Actor, ChunkRef, Clock, EpisodeEnd, MANIFEST_VERSION, Manifest, Outcome, STEPS_STREAM, StepRange, Stream,
 };
 use zunft_protocol::ids::{ChunkId, RecordingId, TaskName};
-use zunft_protocol::limits::CHUNK_BYTES_TARGET;
 
 use super::record::{Ordinal, PAYLOAD_BYTES_MAX};
 use crate::identity::Identity;
@@ -63,6 +62,8 @@ pub(crate) struct Recorder {
     pub(crate) opening: Opening,
     schema: Schema,
     step_bytes: usize,
+    /// Size at which a chunk is cut, before compression.
+    chunk_bytes: usize,
     builder: ChunkBuilder,
     chunks: Vec<ChunkRef>,
     interventions: Vec<StepRange>,
@@ -70,11 +71,12 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    pub(crate) fn new(ordinal: Ordinal, opening: Opening) -> Self {
+    pub(crate) fn new(ordinal: Ordinal, opening: Opening, chunk_bytes: usize) -> Self {
         let schema = Schema::steps(&opening.embodiment);
         Self {
             ordinal,
             step_bytes: schema.step_bytes(),
+            chunk_bytes,
             builder: ChunkBuilder::new(schema.clone()),
             schema,
             opening,
@@ -96,7 +98,7 @@ impl Recorder {
 
     /// Cuts a chunk if the next step would take it over its target size: call before every [`Self::push`].
     pub(crate) fn cut_before_step(&mut self) -> Option<CutChunk> {
-        if self.builder.raw_bytes() + self.step_bytes <= CHUNK_BYTES_TARGET { None } else { self.cut() }
+        if self.builder.raw_bytes() + self.step_bytes <= self.chunk_bytes { None } else { self.cut() }
     }
 
     /// Adds a step; `false` when the row has not the size that the embodiment needs.

@@ -1,114 +1,29 @@
 //! The spool on a disk that loses power: what was synced survives, and nothing passes for what it is not.
 
+mod model;
+mod sim_disk;
+
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use zunft_protocol::chunk::Chunk;
 use zunft_protocol::embodiment::{ACTION, Feature, OBSERVATION_STATE};
 use zunft_protocol::episode::{Manifest, Truncation, WallQuality};
 use zunft_protocol::ids::BootId;
 
-use super::disk::{Disk, SegmentNumber};
+use self::sim_disk::{Fault, SimDisk};
+use super::disk::{Disk, SECTOR_BYTES, SegmentNumber};
 use super::index::Location;
 use super::*;
 
 const SEGMENT_BYTES: u64 = 4096;
-const POLICY: CommitPolicy = CommitPolicy { interval: Duration::from_millis(100), bytes: 1 << 20 };
-
-/// A disk in memory that knows what was synced.
-#[derive(Debug, Default, Clone)]
-struct MemoryDisk {
-    state: Arc<Mutex<MemoryState>>,
-    failing: Arc<AtomicBool>,
-    /// What the file system says is left.
-    free: Arc<AtomicU64>,
-}
-
-#[derive(Debug, Default, Clone)]
-struct MemoryState {
-    /// Synced bytes of each segment.
-    synced: BTreeMap<SegmentNumber, Vec<u8>>,
-    /// Bytes as a reader sees them now.
-    seen: BTreeMap<SegmentNumber, Vec<u8>>,
-}
-
-impl MemoryDisk {
-    fn new() -> Self {
-        let disk = Self::default();
-        disk.free.store(u64::MAX / 2, Ordering::Relaxed);
-        disk
-    }
-
-    fn of(segments: BTreeMap<SegmentNumber, Vec<u8>>) -> Self {
-        let disk = Self::new();
-        *disk.state.lock().unwrap() = MemoryState { synced: segments.clone(), seen: segments };
-        disk
-    }
-
-    fn synced(&self) -> BTreeMap<SegmentNumber, Vec<u8>> {
-        self.state.lock().unwrap().synced.clone()
-    }
-
-    fn works(&self) -> io::Result<()> {
-        if self.failing.load(Ordering::Relaxed) { Err(io::Error::other("the disk is gone")) } else { Ok(()) }
-    }
-}
-
-impl Disk for MemoryDisk {
-    fn list(&self) -> io::Result<Vec<SegmentNumber>> {
-        Ok(self.state.lock().unwrap().seen.keys().copied().collect())
-    }
-    fn create(&self, segment: SegmentNumber, bytes: u64) -> io::Result<()> {
-        self.works()?;
-        let mut state = self.state.lock().unwrap();
-        state.synced.insert(segment, vec![0; bytes as usize]);
-        state.seen.insert(segment, vec![0; bytes as usize]);
-        Ok(())
-    }
-    fn read_all(&self, segment: SegmentNumber) -> io::Result<Vec<u8>> {
-        Ok(self.state.lock().unwrap().seen[&segment].clone())
-    }
-    fn read(&self, segment: SegmentNumber, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let state = self.state.lock().unwrap();
-        let bytes = state.seen[&segment].get(offset as usize..offset as usize + buffer.len());
-        buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
-    }
-    fn write(&self, segment: SegmentNumber, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.works()?;
-        let mut state = self.state.lock().unwrap();
-        let file = state.seen.get_mut(&segment).unwrap();
-        file[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
-        Ok(())
-    }
-    fn sync(&self, segment: SegmentNumber) -> io::Result<()> {
-        self.works()?;
-        let mut state = self.state.lock().unwrap();
-        let bytes = state.seen[&segment].clone();
-        state.synced.insert(segment, bytes);
-        Ok(())
-    }
-    fn remove(&self, segments: &[SegmentNumber]) -> io::Result<()> {
-        let mut state = self.state.lock().unwrap();
-        for segment in segments {
-            state.synced.remove(segment);
-            state.seen.remove(segment);
-        }
-        Ok(())
-    }
-    fn quarantine(&self, segment: SegmentNumber) -> io::Result<()> {
-        self.remove(&[segment])
-    }
-    fn free_bytes(&self) -> io::Result<u64> {
-        Ok(self.free.load(Ordering::Relaxed))
-    }
-}
+const POLICY: CommitPolicy =
+    CommitPolicy { interval: Duration::from_millis(100), bytes: 1 << 20, chunk_bytes: CHUNK_BYTES_TARGET };
 
 /// A spool without its thread.
 struct Bench {
-    disk: MemoryDisk,
+    disk: SimDisk,
     shared: Arc<Shared>,
-    worker: Worker<MemoryDisk>,
+    worker: Worker<SimDisk>,
     now: Instant,
 }
 
@@ -146,17 +61,21 @@ fn identity() -> Identity {
 }
 
 impl Bench {
-    fn on(disk: MemoryDisk, segments_max: u64) -> Self {
+    fn on(disk: SimDisk, segments_max: u64) -> Self {
         Self::sized(disk, SEGMENT_BYTES, segments_max)
     }
 
-    fn sized(disk: MemoryDisk, segment_bytes: u64, segments_max: u64) -> Self {
+    fn sized(disk: SimDisk, segment_bytes: u64, segments_max: u64) -> Self {
+        Self::opened(disk, segment_bytes, segments_max, POLICY).unwrap()
+    }
+
+    fn opened(disk: SimDisk, segment_bytes: u64, segments_max: u64, policy: CommitPolicy) -> io::Result<Self> {
         let shared = Arc::new(Shared::new(0));
         let room = Room { segment_bytes, spool_bytes_max: segments_max * segment_bytes, free_bytes_min: 0 };
-        let mut worker = Worker::open(disk.clone(), room, POLICY, identity(), Arc::clone(&shared)).unwrap();
+        let mut worker = Worker::open(disk.clone(), room, policy, identity(), Arc::clone(&shared))?;
         let now = now();
         worker.commit(now);
-        Self { disk, shared, worker, now }
+        Ok(Self { disk, shared, worker, now })
     }
 
     fn begin(&mut self, number: u8) -> Arc<Tracker> {
@@ -180,13 +99,12 @@ impl Bench {
     }
 
     fn end(&mut self, number: u8) {
-        let command = Command::End {
-            recording: recording(number),
-            outcome: Outcome::Success,
-            end: EpisodeEnd::Terminated,
-            reply: None,
-        };
-        self.worker.apply(command, self.now);
+        self.end_for(number, None);
+    }
+
+    fn end_for(&mut self, number: u8, reply: Option<worker::Reply>) {
+        let (outcome, end) = (Outcome::Success, EpisodeEnd::Terminated);
+        self.worker.apply(Command::End { recording: recording(number), outcome, end, reply }, self.now);
     }
 
     fn commit(&mut self) {
@@ -197,38 +115,43 @@ impl Bench {
         self.worker.apply(Command::Free { ordinal, receipt: vec![7; 64] }, self.now);
     }
 
+    fn read(&self, location: Location) -> Vec<u8> {
+        let mut bytes = vec![0; location.bytes as usize];
+        self.disk.read(location.segment, location.offset, &mut bytes).unwrap();
+        bytes
+    }
+
+    /// Reads an episode's steps and checks that they are the first ones of their recording.
+    fn steps_of(&self, episode: &StoredEpisode, manifest: &Manifest) -> u64 {
+        let mut step = 0;
+        for (chunk, location) in &episode.chunks {
+            let stored = self.read(*location);
+            assert_eq!(ChunkId::of(&stored), chunk.id);
+            let read = Chunk::decode(&stored, &manifest.streams[0].schema).unwrap();
+            for state in read.column_f32(OBSERVATION_STATE).unwrap().chunks_exact(2) {
+                assert_eq!(state[0], step as f32, "every step is there, once and in order");
+                step += 1;
+            }
+            assert_eq!(read.steps(), chunk.steps);
+        }
+        assert_eq!(step, manifest.steps);
+        step
+    }
+
     fn episodes(&self) -> Vec<(StoredEpisode, Manifest)> {
-        let read = |location: Location| {
-            let mut bytes = vec![0; location.bytes as usize];
-            self.disk.read(location.segment, location.offset, &mut bytes).unwrap();
-            bytes
-        };
-        let index = self.shared.index.lock().unwrap();
-        index
-            .sealed()
-            .values()
-            .map(|episode| {
-                let manifest = Manifest::decode(&read(episode.manifest)).unwrap();
-                let mut step = 0;
-                for (chunk, location) in &episode.chunks {
-                    let chunk_read = Chunk::decode(&read(*location), &manifest.streams[0].schema).unwrap();
-                    let states = chunk_read.column_f32(OBSERVATION_STATE).unwrap();
-                    for state in states.chunks_exact(2) {
-                        assert_eq!(state[0], step as f32, "every step is there, once and in order");
-                        step += 1;
-                    }
-                    assert_eq!(chunk_read.steps(), chunk.steps);
-                }
-                assert_eq!(step, manifest.steps);
-                (episode.clone(), manifest)
-            })
-            .collect()
+        let index = self.shared.index();
+        let episodes = index.sealed().values().map(|episode| {
+            let manifest = Manifest::decode(&self.read(episode.manifest)).unwrap();
+            self.steps_of(episode, &manifest);
+            (episode.clone(), manifest)
+        });
+        episodes.collect()
     }
 }
 
 #[test]
 fn an_ended_episode_is_whole_after_a_power_cut() {
-    let mut bench = Bench::on(MemoryDisk::new(), 100);
+    let mut bench = Bench::on(SimDisk::new(0), 100);
     let tracker = bench.begin(1);
     bench.steps(1, 0..200);
     assert_eq!(tracker.on_disk.load(Ordering::Relaxed), 0);
@@ -236,7 +159,7 @@ fn an_ended_episode_is_whole_after_a_power_cut() {
     bench.commit();
     assert_eq!(tracker.on_disk.load(Ordering::Relaxed), 200);
     let before = bench.episodes();
-    let after = Bench::on(MemoryDisk::of(bench.disk.synced()), 100).episodes();
+    let after = Bench::on(SimDisk::of(bench.disk.synced()), 100).episodes();
     assert_eq!(before, after);
     let (stored, manifest) = &after[0];
     assert_eq!((manifest.steps, manifest.end, manifest.outcome), (200, EpisodeEnd::Terminated, Outcome::Success));
@@ -246,7 +169,7 @@ fn an_ended_episode_is_whole_after_a_power_cut() {
 
 #[test]
 fn steps_are_due_after_the_interval_and_an_end_at_once() {
-    let mut bench = Bench::on(MemoryDisk::new(), 100);
+    let mut bench = Bench::on(SimDisk::new(0), 100);
     assert_eq!(bench.worker.due(), None);
     bench.begin(1);
     bench.steps(1, 0..1);
@@ -257,7 +180,7 @@ fn steps_are_due_after_the_interval_and_an_end_at_once() {
 
 #[test]
 fn a_log_cut_at_any_byte_keeps_every_synced_step() {
-    let mut bench = Bench::on(MemoryDisk::new(), 100);
+    let mut bench = Bench::sized(SimDisk::new(0), 2 * SEGMENT_BYTES, 100);
     let tracker = bench.begin(1);
     let mut synced = Vec::new();
     for group in 0..4 {
@@ -284,7 +207,7 @@ fn a_log_cut_at_any_byte_keeps_every_synced_step() {
                 .then_some(*steps)
         };
         let promised = synced.iter().filter_map(durable).max().unwrap_or(0);
-        let after = Bench::on(MemoryDisk::of(torn), 100);
+        let after = Bench::sized(SimDisk::of(torn), 2 * SEGMENT_BYTES, 100);
         let episodes = after.episodes();
         let steps = episodes.first().map_or(0, |(_, manifest)| manifest.steps);
         assert!(steps >= promised, "cut at {cut}: {steps} steps of {promised}");
@@ -298,35 +221,35 @@ fn a_log_cut_at_any_byte_keeps_every_synced_step() {
 
 #[test]
 fn what_was_cut_off_never_comes_back_after_later_records() {
-    let mut bench = Bench::on(MemoryDisk::new(), 100);
+    let mut bench = Bench::on(SimDisk::new(0), 100);
     bench.begin(1);
     bench.steps(1, 0..5);
     bench.commit();
     let mut torn = bench.disk.synced();
-    bench.steps(1, 5..10);
+    bench.steps(1, 5..40);
     bench.commit();
-    // The power cut loses the sixth step but leaves the bytes of those after it.
+    // The power cut loses the first sector of the second commit but leaves those after it.
     let later = bench.disk.synced();
     let segment = *later.keys().next().unwrap();
-    let from = torn[&segment].iter().rposition(|&byte| byte != 0).unwrap() + 1;
-    let hole = from + 20;
+    let from = torn[&segment].iter().rposition(|&byte| byte != 0).unwrap().next_multiple_of(SECTOR_BYTES);
     let mut image = later[&segment].clone();
-    image[from..hole].fill(0);
+    image[from..from + SECTOR_BYTES].fill(0);
+    assert!(image[from..].iter().any(|&byte| byte != 0));
     torn.insert(segment, image);
-    let mut after = Bench::on(MemoryDisk::of(torn), 100);
+    let mut after = Bench::on(SimDisk::of(torn), 100);
     assert_eq!(after.episodes()[0].1.steps, 5);
     after.begin(2);
     after.steps(2, 0..3);
     after.end(2);
     after.commit();
-    let again = Bench::on(MemoryDisk::of(after.disk.synced()), 100);
+    let again = Bench::on(SimDisk::of(after.disk.synced()), 100);
     let steps: Vec<u64> = again.episodes().iter().map(|(_, manifest)| manifest.steps).collect();
     assert_eq!(steps, [5, 3]);
 }
 
 #[test]
 fn ordinals_are_never_used_twice_even_when_everything_was_freed() {
-    let mut bench = Bench::on(MemoryDisk::new(), 100);
+    let mut bench = Bench::on(SimDisk::new(0), 100);
     for number in 0..30 {
         bench.begin(number);
         bench.steps(number, 0..20);
@@ -336,8 +259,8 @@ fn ordinals_are_never_used_twice_even_when_everything_was_freed() {
         bench.commit();
     }
     assert!(bench.episodes().is_empty());
-    assert!(bench.worker_segments() <= 3, "freed segments are removed");
-    let mut after = Bench::on(MemoryDisk::of(bench.disk.synced()), 100);
+    assert!(bench.disk.segments() <= 3, "freed segments are removed");
+    let mut after = Bench::on(SimDisk::of(bench.disk.synced()), 100);
     assert!(after.episodes().is_empty());
     after.begin(99);
     after.steps(99, 0..1);
@@ -348,8 +271,8 @@ fn ordinals_are_never_used_twice_even_when_everything_was_freed() {
 
 #[test]
 fn chunks_are_cut_at_their_target_and_a_crash_in_between_changes_nothing_but_the_end() {
-    let steps = (zunft_protocol::limits::CHUNK_BYTES_TARGET / 24 * 2 + 100) as u64;
-    let mut bench = Bench::sized(MemoryDisk::new(), 1 << 22, 100);
+    let steps = (CHUNK_BYTES_TARGET / 24 * 2 + 100) as u64;
+    let mut bench = Bench::sized(SimDisk::new(0), 1 << 22, 100);
     bench.begin(1);
     bench.steps(1, 0..steps);
     bench.commit();
@@ -358,7 +281,7 @@ fn chunks_are_cut_at_their_target_and_a_crash_in_between_changes_nothing_but_the
     bench.commit();
     let whole = bench.episodes();
     assert_eq!(whole[0].0.chunks.len(), 3);
-    let cut = Bench::sized(MemoryDisk::of(crashed), 1 << 22, 100).episodes();
+    let cut = Bench::sized(SimDisk::of(crashed), 1 << 22, 100).episodes();
     let ids = |episodes: &[(StoredEpisode, Manifest)]| -> Vec<ChunkId> {
         episodes[0].0.chunks().map(|chunk| chunk.id).collect()
     };
@@ -368,7 +291,7 @@ fn chunks_are_cut_at_their_target_and_a_crash_in_between_changes_nothing_but_the
 
 #[test]
 fn a_full_spool_seals_what_it_has_and_recovers_when_there_is_room() {
-    let mut bench = Bench::on(MemoryDisk::new(), 6);
+    let mut bench = Bench::on(SimDisk::new(0), 6);
     bench.begin(1);
     bench.steps(1, 0..10);
     bench.end(1);
@@ -403,28 +326,43 @@ fn a_full_spool_seals_what_it_has_and_recovers_when_there_is_room() {
 
 #[test]
 fn a_failing_disk_refuses_steps_keeps_what_it_has_and_recovers() {
-    let mut bench = Bench::on(MemoryDisk::new(), 100);
+    let mut bench = Bench::on(SimDisk::new(0), 100);
     let tracker = bench.begin(1);
     bench.steps(1, 0..10);
     bench.commit();
     bench.steps(1, 10..20);
-    bench.disk.failing.store(true, Ordering::Relaxed);
+    bench.disk.set_fault(Fault::Broken);
     bench.commit();
     assert!(matches!(tracker.refusal.get(), Some(Refusal::Disk(_))));
     assert_eq!(tracker.on_disk.load(Ordering::Relaxed), 10);
     assert_eq!(bench.worker.due(), Some(bench.now + Duration::from_secs(1)), "a failed disk is tried once a second");
-    assert_eq!(Bench::on(MemoryDisk::of(bench.disk.synced()), 100).episodes()[0].1.steps, 10);
-    bench.disk.failing.store(false, Ordering::Relaxed);
+    assert_eq!(Bench::on(SimDisk::of(bench.disk.synced()), 100).episodes()[0].1.steps, 10);
+    bench.disk.set_fault(Fault::None);
     bench.commit();
     assert_eq!(bench.shared.accepting(), Ok(()));
     let expected = bench.episodes();
     assert_eq!(expected[0].1.steps, 20);
-    assert_eq!(Bench::on(MemoryDisk::of(bench.disk.synced()), 100).episodes(), expected);
+    assert_eq!(Bench::on(SimDisk::of(bench.disk.synced()), 100).episodes(), expected);
+}
+
+#[test]
+fn a_file_system_that_others_fill_takes_no_steps_until_they_make_room() {
+    let mut bench = Bench::on(SimDisk::new(0), 100);
+    bench.disk.set_free_bytes(SEGMENT_BYTES - 1);
+    let tracker = bench.begin(1);
+    bench.steps(1, 0..70);
+    bench.commit();
+    bench.commit();
+    assert!(matches!(tracker.refusal.get(), Some(Refusal::SpoolFull(_))));
+    assert_eq!(bench.episodes()[0].1.steps, 70, "what was taken is kept");
+    bench.disk.set_free_bytes(SEGMENT_BYTES);
+    bench.commit();
+    assert_eq!(bench.shared.accepting(), Ok(()));
 }
 
 #[test]
 fn a_flipped_bit_in_an_old_segment_is_never_passed_off_as_whole() {
-    let mut bench = Bench::on(MemoryDisk::new(), 100);
+    let mut bench = Bench::on(SimDisk::new(0), 100);
     for number in 0..4 {
         bench.begin(number);
         bench.steps(number, 0..70);
@@ -436,16 +374,10 @@ fn a_flipped_bit_in_an_old_segment_is_never_passed_off_as_whole() {
     for at in (40..SEGMENT_BYTES as usize).step_by(61) {
         let mut damaged = image.clone();
         damaged.first_entry().unwrap().get_mut()[at] ^= 0x10;
-        let after = Bench::on(MemoryDisk::of(damaged), 100);
+        let after = Bench::on(SimDisk::of(damaged), 100);
         for episode in after.episodes() {
             assert!(whole.contains(&episode), "byte {at}");
         }
         assert!(after.episodes().len() >= 2, "byte {at}: later segments are not given up");
-    }
-}
-
-impl Bench {
-    fn worker_segments(&self) -> usize {
-        self.disk.state.lock().unwrap().seen.len()
     }
 }

@@ -16,7 +16,8 @@ use zunft_protocol::local::Ended;
 
 use super::disk::Disk;
 use super::index::{Entry, Index};
-use super::log::{Committed, Log, NoRoom, Room, Seen};
+use super::log::{Committed, Log, NoRoom, Room};
+use super::read_back::Seen;
 use super::record::{Freeing, Ordinal, Record};
 use super::recorder::{CutChunk, Opening, Recorder};
 use super::{Refusal, Shared, Tracker};
@@ -32,6 +33,8 @@ pub(crate) struct CommitPolicy {
     pub(crate) interval: Duration,
     /// Or as soon as so many bytes wait.
     pub(crate) bytes: usize,
+    /// Size at which a chunk is cut, before compression.
+    pub(crate) chunk_bytes: usize,
 }
 
 /// Who waits for an episode to be on disk.
@@ -93,10 +96,10 @@ impl<D: Disk> Worker<D> {
     ) -> io::Result<Self> {
         let mut index = Index::default();
         let mut open = BTreeMap::new();
-        let (log, found) = Log::open(disk, room, &mut |seen| replay(seen, &mut index, &mut open))?;
-        for ordinal in index.mark_unaccounted(|ordinal| open.contains_key(&ordinal)) {
-            tracing::error!(ordinal, "records of a recording are damaged; it is kept but not uploaded");
-        }
+        let (log, found) = Log::open(disk, room, &mut |seen| replay(seen, policy, &mut index, &mut open))?;
+        let damaged = index.mark_unaccounted(|ordinal| open.contains_key(&ordinal));
+        index.unsettled = log.unsettled();
+        index.segments_damaged = found.damaged.len() as u64;
         let unfinished = open.len();
         tracing::info!(episodes = index.sealed().len(), unfinished, torn = found.torn, "spool read back");
         *shared.index() = index;
@@ -113,6 +116,10 @@ impl<D: Disk> Worker<D> {
             retry_at: None,
             disk_failed: false,
         };
+        for ordinal in damaged {
+            tracing::error!(ordinal, "records of a recording are damaged; it is kept but not uploaded");
+            worker.log.append(&Record::Damaged { ordinal });
+        }
         for (ordinal, recorder) in open {
             let end = EpisodeEnd::Truncated { limit: Truncation::AgentStopped };
             tracing::warn!(ordinal, steps = recorder.steps(), "a recording was cut off; it is kept as truncated");
@@ -146,7 +153,8 @@ impl<D: Disk> Worker<D> {
         let ordinal = self.log.mint_ordinal();
         self.log.append(&Record::Begin { ordinal, opening: &opening.encode() });
         self.trackers.insert(ordinal, Arc::clone(&tracker));
-        self.open.insert(opening.recording, Open { recorder: Recorder::new(ordinal, opening), tracker });
+        let (recording, recorder) = (opening.recording, Recorder::new(ordinal, opening, self.policy.chunk_bytes));
+        self.open.insert(recording, Open { recorder, tracker });
     }
 
     fn step(&mut self, recording: RecordingId, intervention: bool, row: &[u8]) {
@@ -208,6 +216,9 @@ impl<D: Disk> Worker<D> {
         let committed = self.log.commit(&mut done).map_err(NoRoom::Disk);
         self.acknowledge(done);
         self.disk_failed = committed.is_err();
+        if committed.is_ok() {
+            self.shared.index().unsettled = None;
+        }
         let outcome = committed.and_then(|()| self.reclaim()).and_then(|()| self.log.make_room());
         self.waiting_since = (self.log.waiting_bytes() > 0).then_some(now);
         self.urgent = false;
@@ -301,17 +312,19 @@ fn answer(reply: Option<Reply>, result: Result<Ended, Refusal>) {
     }
 }
 
-fn replay(seen: Seen<'_>, index: &mut Index, open: &mut BTreeMap<Ordinal, Recorder>) {
-    let Seen::Record(record, location) = seen else {
+fn replay(seen: Seen<'_>, policy: CommitPolicy, index: &mut Index, open: &mut BTreeMap<Ordinal, Recorder>) {
+    let (record, location) = match seen {
+        Seen::Record(record, location) => (record, location),
         // Steps may be missing in the middle of what was open here: it must not pass for whole.
-        open.clear();
-        return;
+        Seen::Gap => return open.clear(),
+        // What was open has lost nothing but its end, and is sealed as cut off there.
+        Seen::DamagedEnd => return,
     };
     let ordinal = record.ordinal();
     let fits = match *record {
         Record::Begin { opening, .. } => match Opening::decode(opening) {
             Ok(opening) if opening.embodiment.check().is_ok() => {
-                open.insert(ordinal, Recorder::new(ordinal, opening));
+                open.insert(ordinal, Recorder::new(ordinal, opening, policy.chunk_bytes));
                 true
             }
             _ => false,
@@ -322,7 +335,7 @@ fn replay(seen: Seen<'_>, index: &mut Index, open: &mut BTreeMap<Ordinal, Record
         Record::Chunk { steps, stored, .. } => {
             open.get_mut(&ordinal).is_none_or(|recorder| recorder.replay_chunk(steps, stored))
         }
-        Record::Sealed { .. } | Record::Freed { .. } => {
+        Record::Sealed { .. } | Record::Damaged { .. } | Record::Freed { .. } => {
             open.remove(&ordinal);
             true
         }
@@ -334,7 +347,7 @@ fn replay(seen: Seen<'_>, index: &mut Index, open: &mut BTreeMap<Ordinal, Record
 }
 
 impl Shared {
-    fn index(&self) -> std::sync::MutexGuard<'_, Index> {
+    pub(super) fn index(&self) -> std::sync::MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
