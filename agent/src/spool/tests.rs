@@ -8,6 +8,8 @@ use zunft_protocol::embodiment::{ACTION, Feature, OBSERVATION_STATE};
 use zunft_protocol::episode::{Manifest, Truncation, WallQuality};
 use zunft_protocol::ids::BootId;
 
+mod streams;
+
 use super::disk::{Disk, SegmentNumber};
 use super::index::Location;
 use super::*;
