@@ -2,6 +2,7 @@
 
 mod model;
 mod sim_disk;
+mod streams;
 
 use std::collections::BTreeMap;
 
