@@ -6,5 +6,7 @@
 mod fleet;
 #[path = "all/kill.rs"]
 mod kill;
+#[path = "all/streams.rs"]
+mod streams;
 #[path = "all/tidy.rs"]
 mod tidy;

@@ -45,12 +45,24 @@ impl WireError {
 
 /// Reads one message; `None` where the stream ended between two.
 pub(crate) async fn read_message(stream: &mut RecvStream) -> Result<Option<Message>, WireError> {
+    match read_header(stream).await? {
+        Some(header) => read_body(stream, header).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Reads a message's header, so that its size is known before memory is taken for it.
+pub(crate) async fn read_header(stream: &mut RecvStream) -> Result<Option<Header>, WireError> {
     let mut header = [0; HEADER_BYTES];
     let Some(first) = progress(stream.read(&mut header)).await?? else {
         return Ok(None);
     };
     fill(stream, &mut header[first..]).await?;
-    let header = Header::decode(header)?;
+    Ok(Some(Header::decode(header)?))
+}
+
+/// Reads what belongs to a header.
+pub(crate) async fn read_body(stream: &mut RecvStream, header: Header) -> Result<Message, WireError> {
     // The header's bounds were checked; memory follows the bytes that come, not the robot's promise.
     let mut body = Vec::with_capacity(header.body_bytes.min(READ_BYTES));
     while body.len() < header.body_bytes {
@@ -58,7 +70,17 @@ pub(crate) async fn read_message(stream: &mut RecvStream) -> Result<Option<Messa
         body.resize(header.body_bytes.min(begin + READ_BYTES), 0);
         fill(stream, &mut body[begin..]).await?;
     }
-    Ok(Some(header.decode_body(body)?))
+    Ok(header.decode_body(body)?)
+}
+
+/// Reads what belongs to a header and keeps nothing of it.
+pub(crate) async fn skip_body(stream: &mut RecvStream, header: &Header) -> Result<(), WireError> {
+    let mut left = header.body_bytes;
+    while left > 0 {
+        let chunk = progress(stream.read_chunk(left.min(READ_BYTES), true)).await??.ok_or(WireError::Ended)?;
+        left -= chunk.bytes.len();
+    }
+    Ok(())
 }
 
 /// Fills the buffer.
