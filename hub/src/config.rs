@@ -10,6 +10,8 @@ use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
+use crate::services::MANIFEST_MEMORY_MAX;
+
 /// Prefix of environment variables; `__` separates sections: `ZUNFT_HUB__QUIC__LISTEN`.
 const ENVIRONMENT_PREFIX: &str = "ZUNFT_HUB__";
 
@@ -75,7 +77,8 @@ pub struct LimitsConfig {
     pub connections_max: usize,
     /// Most bytes of experience that wait in memory for a commit, over all robots. Default: 256 MiB.
     ///
-    /// When it is reached, robots are told to offer again later.
+    /// Manifests of long episodes count four times. When it is reached, robots are told to offer again later. It is at
+    /// least 32 MiB more than `store.pack_bytes_max`.
     pub ingest_bytes_max: usize,
     /// Seconds that a robot may take for its handshake, and again for its hello. Default: 10.
     ///
@@ -209,8 +212,9 @@ impl HubConfig {
             }
         }
         let found = self.limits.ingest_bytes_max as u64;
-        if found < pack_bytes_max || found > 1 << 40 {
-            let allowed = "at least store.pack_bytes_max and at most 1 TiB";
+        // An episode that fills a pack must fit beside its own manifest, or its robot would be put off for ever.
+        if found < pack_bytes_max + MANIFEST_MEMORY_MAX as u64 || found > 1 << 40 {
+            let allowed = "at least 33554432 (32 MiB) more than store.pack_bytes_max and at most 1 TiB";
             return Err(ConfigError::Range { key: "limits.ingest_bytes_max", found, allowed });
         }
         Ok(())
@@ -260,6 +264,7 @@ mod tests {
         assert!(refused("[quic]\nlisten = \"nowhere\"").contains("quic.listen"));
         assert!(refused("[store]\npack_bytes_max = 1").contains("store.pack_bytes_max"));
         assert!(refused("[limits]\nstall_secs = 0").contains("limits.stall_secs"));
+        assert!(refused("[limits]\ningest_bytes_max = 67108864").contains("limits.ingest_bytes_max"));
         assert!(matches!(HubConfig::load(Some(&folder.path().join("no"))), Err(ConfigError::Missing { .. })));
     }
 

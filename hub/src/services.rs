@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast};
 use zunft_protocol::ids::{EpisodeId, ReleaseId, RobotId, TenantId};
+use zunft_protocol::limits::MANIFEST_BYTES_MAX;
 
 use crate::config::HubConfig;
 use crate::metadata::Metadata;
@@ -16,6 +17,13 @@ const CHANGES_MAX: usize = 1024;
 
 /// The ingest budget is counted in KiB: the semaphore's permits are 32-bit.
 const BUDGET_UNIT_BYTES: usize = 1024;
+
+/// Memory that a large manifest takes beside its bytes: they are kept until the commit, and so are the list of its
+/// chunks, and sets of those that are present and missing.
+pub(crate) const MANIFEST_MEMORY_FACTOR: usize = 4;
+
+/// Memory that the largest manifest takes.
+pub(crate) const MANIFEST_MEMORY_MAX: usize = MANIFEST_BYTES_MAX * MANIFEST_MEMORY_FACTOR;
 
 /// Something changed. A subscriber that lags misses some and should list again.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]

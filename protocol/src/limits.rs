@@ -25,7 +25,7 @@ pub const CHUNK_RAW_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Largest encoded episode manifest: an hour of ten cameras at 30 Hz has some 60,000 chunks, 3.5 MB of references.
 ///
 /// With the header of its record it fits a segment of 8 MiB on the robot.
-pub const MANIFEST_BYTES_MAX: usize = 8 * 1024 * 1024 - 4096;
+pub const MANIFEST_BYTES_MAX: usize = 8 * 1024 * 1024 - 16 * 1024;
 
 /// Most bytes that one [`ChunkRef`](crate::episode::ChunkRef) takes in a manifest: the digest, two numbers, three names.
 pub const CHUNK_REF_BYTES_MAX: usize = 64;

@@ -10,5 +10,7 @@ mod hostile;
 mod kill;
 #[path = "all/simulation.rs"]
 mod simulation;
+#[path = "all/streams.rs"]
+mod streams;
 #[path = "all/tidy.rs"]
 mod tidy;

@@ -73,6 +73,7 @@ fn dataset_becomes_the_same_snapshot_each_time() {
     assert_eq!(listed[0]["robots"]["arm"]["episodes"], episodes);
     let episode = json(&["data", "show", text(&folder.path().join("a")), "0", "--json"]);
     assert_eq!(episode["manifest"]["ordinal"], 0);
+    assert_eq!(episode["streams"]["steps"]["samples"], episode["manifest"]["steps"]);
     let id = episode["id"].as_str().unwrap();
     let same = json(&["data", "show", text(&folder.path().join("a")), &id[..16], "--json"]);
     assert_eq!(same, episode);

@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span, debug, info, warn};
 use zunft_protocol::hello::{HELLO_BYTES, Hello, HelloError};
 use zunft_protocol::ids::Digest;
+use zunft_protocol::limits::MESSAGE_BYTES_MAX;
 use zunft_protocol::message::{CloseCode, Message, PRIORITY_CONTROL, Report, SignedObject};
 use zunft_protocol::release::AssignedRelease;
 use zunft_protocol::session::hub::{HubSession, Identity, UploadId};
@@ -21,7 +22,9 @@ use crate::assignments::{self, Signing};
 use crate::clock;
 use crate::identity::RobotIdentity;
 use crate::metadata::{MetadataError, NewReport};
-use crate::services::{Budget, Change, LiveConnection, Services};
+use crate::services::{
+    Budget, BudgetShare, Change, LiveConnection, MANIFEST_MEMORY_FACTOR, MANIFEST_MEMORY_MAX, Services,
+};
 
 /// How often a connection looks whether its assignment grows old.
 const RENEW_EVERY: Duration = Duration::from_secs(600);
@@ -39,6 +42,8 @@ pub(super) struct Robot {
     pub(super) services: Arc<Services>,
     /// This robot's part of the memory: one that stalls cannot hold the others' up.
     pub(super) budget: Budget,
+    /// Its part of the memory for large manifests: one of the largest at a time.
+    pub(super) manifest_budget: Budget,
     /// Decides about uploads; locked for each decision, never while waiting.
     pub(super) session: Mutex<HubSession>,
 }
@@ -47,6 +52,13 @@ impl Robot {
     /// How long a stream in use may stand still.
     pub(super) fn stall(&self) -> Duration {
         self.services.config.limits.stall()
+    }
+
+    /// Memory for a manifest of so many bytes and all that is made of it, of the robot's part and of the whole.
+    fn reserve_for_manifest(&self, bytes: usize) -> Option<(BudgetShare, BudgetShare)> {
+        let memory = (bytes * MANIFEST_MEMORY_FACTOR) as u64;
+        let own = self.manifest_budget.reserve(memory)?;
+        Some((own, self.services.budget.reserve(memory)?))
     }
 }
 
@@ -115,7 +127,9 @@ pub(super) async fn run(
             let episode_bytes_max = services.config.store.pack_bytes_max as u64;
             let budget = Budget::new(services.config.store.pack_bytes_max);
             let session = Mutex::new(HubSession::new(session_identity, episode_bytes_max));
-            let robot = Arc::new(Robot { identity, connection: connection.clone(), services, budget, session });
+            let manifest_budget = Budget::new(MANIFEST_MEMORY_MAX);
+            let connection = connection.clone();
+            let robot = Arc::new(Robot { identity, connection, services, budget, manifest_budget, session });
             let conversation = Conversation { robot, live, control, recorder, uploads: 0, accepted: None, sent: 0 };
             conversation.run(reports, stop, tasks).await
         }
@@ -287,11 +301,34 @@ async fn read_report(control: &mut RecvStream, stall: Duration) -> Result<Report
 /// Serves one stream by what its first message is.
 async fn serve_stream(robot: Arc<Robot>, upload: UploadId, send: SendStream, mut recv: RecvStream) {
     let served = async {
-        match wire::read_message(&mut recv, robot.stall()).await? {
-            None => Ok(()),
-            Some(Message::Offer(manifest)) => uploads::serve(&robot, upload, manifest, send, &mut recv).await,
-            Some(Message::Fetch(fetch)) => downloads::serve(&robot, fetch, send).await,
-            Some(_) => Err(WireError::Unexpected),
+        let stall = robot.stall();
+        let Some(header) = wire::read_header(&mut recv, stall).await? else { return Ok(()) };
+        let memory = if header.body_bytes > MESSAGE_BYTES_MAX {
+            let Some(memory) = robot.reserve_for_manifest(header.body_bytes) else {
+                return uploads::postpone(send, &mut recv, &header, stall).await;
+            };
+            Some(memory)
+        } else {
+            None
+        };
+        match wire::read_body(&mut recv, header, stall).await? {
+            Message::Offer(manifest) => {
+                let served = uploads::serve(&robot, upload, manifest, send, &mut recv).await;
+                // What was made of the manifest is in memory until its upload is over.
+                drop(memory);
+                served
+            }
+            Message::Fetch(fetch) => downloads::serve(&robot, fetch, send).await,
+            Message::Report(_)
+            | Message::Assign(_)
+            | Message::Root(_)
+            | Message::Want(_)
+            | Message::Later(_)
+            | Message::Reject(_)
+            | Message::Chunk(_)
+            | Message::Durable(_)
+            | Message::Found(_)
+            | Message::Missing => Err(WireError::Unexpected),
         }
     };
     if let Err(error) = served.instrument(Span::current()).await {

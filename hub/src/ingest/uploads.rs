@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use quinn::{RecvStream, SendStream};
 use tracing::{Instrument as _, info, info_span, warn};
 use zunft_protocol::Manifest;
 use zunft_protocol::ids::{ChunkId, EpisodeId};
-use zunft_protocol::message::{ChunkBytes, Message, Receipt};
+use zunft_protocol::message::{ChunkBytes, Header, Later, Message, Receipt};
 use zunft_protocol::session::UploadReply;
 use zunft_protocol::session::hub::{HubEvent, HubOrder, Known, UploadId};
 
@@ -38,6 +39,19 @@ pub(super) async fn serve(
     let orders = robot.decide(HubEvent::Gone { upload });
     debug_assert!(orders.is_empty(), "an upload that is gone orders nothing");
     served
+}
+
+/// Answers an offer for whose manifest there is no memory now: it is read past, and offered again later.
+pub(super) async fn postpone(
+    mut send: SendStream,
+    recv: &mut RecvStream,
+    header: &Header,
+    stall: Duration,
+) -> Result<(), WireError> {
+    wire::skip_body(recv, header, stall).await?;
+    wire::write(&mut send, &Message::Later(Later { retry_after_ms: RETRY_BUSY_MS }).encode(), stall).await?;
+    wire::finish(&mut send);
+    Ok(())
 }
 
 struct UploadStream<'a> {

@@ -41,31 +41,30 @@ impl WireError {
 
 /// Reads one message; `None` where the stream ended between two.
 pub(crate) async fn read_message(stream: &mut RecvStream, stall: Duration) -> Result<Option<Message>, WireError> {
-    let mut header = [0; HEADER_BYTES];
-    match progress(stall, stream.read(&mut header)).await?? {
+    match read_header(stream, stall).await? {
+        Some(header) => read_body(stream, header, stall).await.map(Some),
         None => Ok(None),
-        Some(read) => rest_of_message(stream, header, read, stall).await.map(Some),
     }
 }
 
 /// Reads one message from a stream that may be quiet between two: the idle timeout ends silent connections.
 pub(crate) async fn next_message(stream: &mut RecvStream, stall: Duration) -> Result<Option<Message>, WireError> {
     let mut header = [0; HEADER_BYTES];
-    match stream.read(&mut header).await? {
-        None => Ok(None),
-        Some(read) => rest_of_message(stream, header, read, stall).await.map(Some),
-    }
+    let Some(read) = stream.read(&mut header).await? else { return Ok(None) };
+    fill(stream, &mut header[read..], stall).await?;
+    read_body(stream, Header::decode(header)?, stall).await.map(Some)
 }
 
-/// Reads what is left of a message after the first `read` bytes of its header.
-async fn rest_of_message(
-    stream: &mut RecvStream,
-    mut header: [u8; HEADER_BYTES],
-    read: usize,
-    stall: Duration,
-) -> Result<Message, WireError> {
+/// Reads a message's header, so that its size is known before memory is taken for it.
+pub(crate) async fn read_header(stream: &mut RecvStream, stall: Duration) -> Result<Option<Header>, WireError> {
+    let mut header = [0; HEADER_BYTES];
+    let Some(read) = progress(stall, stream.read(&mut header)).await?? else { return Ok(None) };
     fill(stream, &mut header[read..], stall).await?;
-    let header = Header::decode(header)?;
+    Ok(Some(Header::decode(header)?))
+}
+
+/// Reads what belongs to a header.
+pub(crate) async fn read_body(stream: &mut RecvStream, header: Header, stall: Duration) -> Result<Message, WireError> {
     // The header's bounds were checked; the memory is touched as the bytes come, not at the robot's promise.
     let mut body = Vec::with_capacity(header.body_bytes);
     while body.len() < header.body_bytes {
@@ -81,6 +80,22 @@ async fn rest_of_message(
         progress(stall, moving).await??;
     }
     Ok(header.decode_body(body)?)
+}
+
+/// Reads what belongs to a header and keeps nothing of it.
+pub(crate) async fn skip_body(stream: &mut RecvStream, header: &Header, stall: Duration) -> Result<(), WireError> {
+    let mut left = header.body_bytes;
+    while left > 0 {
+        let enough = left.saturating_sub(PROGRESS_BYTES_MIN);
+        let moving = async {
+            while left > enough {
+                left -= stream.read_chunk(left, true).await?.ok_or(WireError::Ended)?.bytes.len();
+            }
+            Ok::<_, WireError>(())
+        };
+        progress(stall, moving).await??;
+    }
+    Ok(())
 }
 
 /// Fills the buffer.

@@ -1,5 +1,6 @@
 //! A hub and agents as real processes over loopback, which can be killed at any moment and come back.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
@@ -13,9 +14,10 @@ use zunft_hub::config::HubConfig;
 use zunft_hub::hub::{Handle, Hub};
 use zunft_hub::identity::RobotIdentity;
 use zunft_hub::metadata::EpisodeFilter;
+use zunft_protocol::chunk::{MONOTONIC_NS, SampleChunk};
 use zunft_protocol::ids::TenantId;
 use zunft_protocol::{Chunk, Manifest};
-use zunft_skills::data::EpisodeSource as _;
+use zunft_skills::data::EpisodeSource;
 
 /// Nothing here takes half as long, even on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,6 +30,8 @@ pub(crate) struct Stored {
     pub(crate) manifest: Manifest,
     pub(crate) observations: Vec<f32>,
     pub(crate) actions: Vec<f32>,
+    /// Times and bytes of every sample of the streams beside the steps.
+    pub(crate) samples: BTreeMap<String, Vec<(i64, Vec<u8>)>>,
 }
 
 pub(crate) struct Fleet {
@@ -65,7 +69,7 @@ impl Fleet {
                 let toml = format!(
                     "data_dir = \"data\"\nsocket = \"agent.sock\"\nroot = \"root.dsse.json\"\n\
                      [hub]\naddress = \"{address}\"\nca = \"ca.pem\"\ncertificate = \"robot.pem\"\nkey = \"robot.key\"\n\
-                     [spool]\nsync_interval_ms = 20\nfree_bytes_min = 0\nsegment_bytes = 8388608\n\
+                     [spool]\nsync_interval_ms = 20\nfree_bytes_min = 0\nsegment_bytes = 16777216\n\
                      [upload]\nreconnect_secs_min = 1\nreconnect_secs_max = 1\n"
                 );
                 fs::write(home.join("agent.toml"), toml).unwrap();
@@ -129,7 +133,8 @@ impl Fleet {
                 for episode in source.snapshot().clone().episodes {
                     let manifest = Manifest::decode(&source.manifest(episode.id).unwrap()).unwrap();
                     assert_eq!(manifest.id(), episode.id);
-                    let mut read = Stored { observations: Vec::new(), actions: Vec::new(), manifest };
+                    let samples = samples(&mut source, &manifest);
+                    let mut read = Stored { observations: Vec::new(), actions: Vec::new(), samples, manifest };
                     for reference in &read.manifest.streams[0].chunks {
                         let bytes = source.chunk(reference.id).unwrap();
                         assert_eq!(zunft_protocol::ChunkId::of(&bytes), reference.id);
@@ -169,6 +174,32 @@ impl Drop for Fleet {
             kill(agent.take());
         }
     }
+}
+
+fn samples(source: &mut impl EpisodeSource, manifest: &Manifest) -> BTreeMap<String, Vec<(i64, Vec<u8>)>> {
+    let mut samples: BTreeMap<String, Vec<(i64, Vec<u8>)>> = BTreeMap::new();
+    for stream in &manifest.streams[1..] {
+        let found = samples.entry(stream.name.clone()).or_default();
+        for reference in &stream.chunks {
+            let bytes = source.chunk(reference.id).unwrap();
+            assert_eq!(zunft_protocol::ChunkId::of(&bytes), reference.id);
+            match stream.schema.encoding {
+                Some(encoding) => {
+                    let chunk = SampleChunk::decode(&bytes, encoding).unwrap();
+                    found.extend(chunk.samples().iter().map(|sample| (sample.monotonic_ns, sample.bytes.to_vec())));
+                }
+                None => {
+                    let chunk = Chunk::decode(&bytes, &stream.schema).unwrap();
+                    let times = chunk.column(MONOTONIC_NS).unwrap().chunks_exact(8);
+                    let times = times.map(|time| i64::from_le_bytes(time.try_into().unwrap()));
+                    let values = chunk.column(&stream.name).unwrap();
+                    let values = values.chunks_exact(stream.schema.columns[1].step_bytes());
+                    found.extend(times.zip(values.map(<[u8]>::to_vec)));
+                }
+            }
+        }
+    }
+    samples
 }
 
 fn tenant() -> TenantId {

@@ -1,3 +1,5 @@
+//! What goes in comes out, and what has no place is said.
+
 use zunft_protocol::episode::Actor;
 
 use super::*;
