@@ -266,3 +266,6 @@ fn build_pack(tenant: TenantId, submissions: Vec<Submission>) -> (Pack, NewPack)
     let new = NewPack { pack: pack.digest, bytes: pack.bytes, chunks, episodes };
     (pack, new)
 }
+
+#[cfg(test)]
+mod crash_model;
