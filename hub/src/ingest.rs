@@ -286,8 +286,11 @@ async fn shows_life(connection: &quinn::Connection) -> bool {
 ///
 /// QUIC only tells the peer of a limit that grew by more than an eighth.
 fn probe_limit(probes: u64) -> Option<VarInt> {
+    if probes >= PROBES_MAX {
+        return None;
+    }
     let limit = (0..probes).fold(1, |limit: u64, _| limit + limit / 4 + 1);
-    if probes < PROBES_MAX { VarInt::from_u64(limit).ok() } else { None }
+    VarInt::from_u64(limit).ok()
 }
 
 #[cfg(test)]

@@ -330,8 +330,11 @@ fn decode_body(message_type: MessageType, body: Vec<u8>) -> Result<Message, Deco
             Message::Reject(Reject { reason: reject_reason(code).ok_or_else(malformed)? })
         }
         MessageType::Chunk => {
-            let (id, bytes) = body.split_first_chunk::<32>().ok_or_else(malformed)?;
-            Message::Chunk(ChunkBytes { id: ChunkId::from_bytes(*id), bytes: bytes.to_vec() })
+            let id = *body.first_chunk::<32>().ok_or_else(malformed)?;
+            let mut bytes = body;
+            // In place: a second allocation for every chunk shows at the speed of a disk.
+            bytes.drain(..32);
+            Message::Chunk(ChunkBytes { id: ChunkId::from_bytes(id), bytes })
         }
         MessageType::Durable => {
             let body = unarchive!(DurableV1, message_type, &body);
