@@ -36,6 +36,7 @@ pub(crate) enum Entry {
         recording: RecordingId,
         task: TaskName,
         outcome: Outcome,
+        intervened: bool,
         steps: u64,
         chunks: Vec<ChunkId>,
     },
@@ -59,6 +60,7 @@ impl Entry {
                     recording: decoded.recording,
                     task: decoded.task.clone(),
                     outcome: decoded.outcome,
+                    intervened: !decoded.interventions.is_empty(),
                     steps: decoded.steps,
                     chunks: decoded.chunks().map(|chunk| chunk.id).collect(),
                 }
@@ -81,6 +83,8 @@ pub struct StoredEpisode {
     pub task: TaskName,
     /// Whether it went well.
     pub outcome: Outcome,
+    /// Whether a human took over in some of its steps.
+    pub intervened: bool,
     /// Its steps.
     pub steps: u64,
     pub(crate) manifest: Location,
@@ -126,7 +130,7 @@ impl Index {
             }
             Entry::Step => {}
             Entry::Chunk(chunk) => self.open.entry(ordinal).or_default().push((chunk, location)),
-            Entry::Sealed { episode, recording, task, outcome, steps, chunks } => {
+            Entry::Sealed { episode, recording, task, outcome, intervened, steps, chunks } => {
                 let found = self.open.remove(&ordinal).unwrap_or_default();
                 if found.iter().map(|(chunk, _)| chunk.id).ne(chunks) {
                     self.damaged.insert(ordinal);
@@ -134,7 +138,8 @@ impl Index {
                 }
                 let manifest = location;
                 let chunks = found;
-                let stored = StoredEpisode { ordinal, episode, recording, task, outcome, steps, manifest, chunks };
+                let stored =
+                    StoredEpisode { ordinal, episode, recording, task, outcome, intervened, steps, manifest, chunks };
                 self.sealed.insert(ordinal, stored);
             }
             Entry::Freed => {
@@ -208,6 +213,7 @@ mod tests {
             recording: RecordingId::from_bytes([0; 16]),
             task: "t".parse().unwrap(),
             outcome: Outcome::Success,
+            intervened: false,
             steps: 1,
             chunks: Vec::new(),
         }
@@ -243,9 +249,11 @@ mod tests {
     fn an_episode_whose_chunks_are_not_all_there_is_not_offered() {
         let mut index = Index::default();
         index.apply(0, Entry::Begin, at(1));
-        let Entry::Sealed { episode, recording, task, outcome, steps, .. } = sealed() else { unreachable!() };
+        let Entry::Sealed { episode, recording, task, outcome, intervened, steps, .. } = sealed() else {
+            unreachable!()
+        };
         let chunks = vec![ChunkId::of(b"lost")];
-        index.apply(0, Entry::Sealed { episode, recording, task, outcome, steps, chunks }, at(1));
+        index.apply(0, Entry::Sealed { episode, recording, task, outcome, intervened, steps, chunks }, at(1));
         assert!(index.sealed().is_empty());
         assert_eq!(index.damaged_count(), 1);
         assert!(index.removable(&[1]).is_empty(), "damage is kept for a closer look");

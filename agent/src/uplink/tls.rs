@@ -16,8 +16,8 @@ use zunft_protocol::hello::ALPN;
 
 use crate::clock::RobotClock;
 
-/// Bytes that may be under way on all streams: small, so that what is urgent overtakes what is bulky.
-const SEND_WINDOW_BYTES: u64 = 512 * 1024;
+/// Bytes that may be written and not acknowledged on all streams together: what an upload holds in memory.
+pub(super) const SEND_WINDOW_BYTES: u64 = 1024 * 1024;
 
 /// What one download may have under way.
 const STREAM_RECEIVE_WINDOW_BYTES: u32 = 1024 * 1024;
@@ -96,7 +96,8 @@ pub(crate) fn client_config(credentials: &Credentials, clock: Arc<RobotClock>) -
     Ok(config)
 }
 
-fn transport() -> TransportConfig {
+/// What the connection to the hub may use: public, so that a plain copy can be measured under the same bounds.
+pub fn transport() -> TransportConfig {
     let mut transport = TransportConfig::default();
     transport
         // The hub opens no streams: it answers on ours.

@@ -31,7 +31,13 @@ const RENEW_EVERY: Duration = Duration::from_secs(600);
 /// Reports that wait: a robot that sends them faster than they are recorded is slowed down.
 const REPORTS_MAX: usize = 16;
 
-type Reports = mpsc::Receiver<Result<Report, EndReason>>;
+/// What a robot says on its control stream.
+enum Said {
+    Report(Box<Report>),
+    Ping(u64),
+}
+
+type Reports = mpsc::Receiver<Result<Said, EndReason>>;
 
 /// What one connection's tasks share.
 #[derive(Debug)]
@@ -78,7 +84,7 @@ impl EndReason {
 
 /// What a connection waits for.
 enum Event {
-    Report(Report),
+    Said(Said),
     ControlEnded(EndReason),
     Stream(SendStream, RecvStream),
     Assigned,
@@ -87,12 +93,14 @@ enum Event {
 }
 
 /// Serves the robot until it leaves or the hub stops.
+///
+/// Of `tasks`, the first tracks everything that the hub's stop waits for, the second this connection's streams.
 pub(super) async fn run(
     identity: RobotIdentity,
     live: LiveConnection,
     services: Arc<Services>,
     stop: CancellationToken,
-    tasks: TaskTracker,
+    tasks: (TaskTracker, TaskTracker),
 ) -> EndReason {
     let connection = live.connection.clone();
     let reason = match greet(&connection).await {
@@ -144,15 +152,19 @@ struct Conversation {
 }
 
 impl Conversation {
-    async fn run(mut self, control: RecvStream, stop: CancellationToken, tasks: TaskTracker) -> EndReason {
+    async fn run(
+        mut self,
+        control: RecvStream,
+        stop: CancellationToken,
+        (tasks, own_tasks): (TaskTracker, TaskTracker),
+    ) -> EndReason {
         let (sender, mut reports) = mpsc::channel(REPORTS_MAX);
         tasks.spawn(read_reports(control, sender).in_current_span());
-        let own_tasks = TaskTracker::new();
         let mut renewal = tokio::time::interval(RENEW_EVERY);
         loop {
             let event = tokio::select! {
                 report = reports.recv() => match report {
-                    Some(Ok(report)) => Event::Report(report),
+                    Some(Ok(said)) => Event::Said(said),
                     Some(Err(reason)) => Event::ControlEnded(reason),
                     None => Event::ControlEnded(EndReason::Left),
                 },
@@ -165,7 +177,7 @@ impl Conversation {
                 () = stop.cancelled() => Event::Stop,
             };
             let done = match event {
-                Event::Report(report) => self.reported(report, &mut reports).await,
+                Event::Said(said) => self.said(said, &mut reports).await,
                 Event::Assigned => self.send_assignment().await,
                 Event::Stream(send, recv) => {
                     self.uploads += 1;
@@ -188,25 +200,34 @@ impl Conversation {
         }
     }
 
-    /// Takes the latest of the reports that wait: the ones before it say nothing any more.
-    async fn reported(&mut self, first: Report, reports: &mut Reports) -> Result<(), EndReason> {
-        let (mut report, mut ended) = (first, None);
-        while let (None, Ok(next)) = (&ended, reports.try_recv()) {
-            match next {
-                Ok(next) => report = next,
-                Err(reason) => ended = Some(reason),
+    /// Answers pings, and takes the latest of the reports that wait: the ones before it say nothing any more.
+    async fn said(&mut self, first: Said, reports: &mut Reports) -> Result<(), EndReason> {
+        let (mut report, mut ended) = (None, None);
+        let mut next = Some(first);
+        while let Some(said) = next.take() {
+            match said {
+                Said::Report(latest) => report = Some(latest),
+                Said::Ping(number) => wire::write(&mut self.control, &Message::Pong(number).encode()).await?,
+            }
+            match reports.try_recv() {
+                Ok(Ok(said)) => next = Some(said),
+                Ok(Err(reason)) => ended = Some(reason),
+                Err(_) => {}
             }
         }
-        let report = &report;
+        if let Some(report) = report {
+            self.reported(&report).await?;
+        }
+        ended.map_or(Ok(()), Err)
+    }
+
+    async fn reported(&mut self, report: &Report) -> Result<(), EndReason> {
         let (tenant, robot) = (&self.robot.identity.tenant, &self.robot.identity.robot);
         let services = &self.robot.services;
         services.metadata.record_report(tenant, robot, report, clock::unix_millis()).await?;
         services.announce(Change::Robot { tenant: tenant.clone(), robot: robot.clone() });
         self.accepted = Some(report.assignment_sequence);
-        match ended {
-            Some(reason) => Err(reason),
-            None => self.send_assignment().await,
-        }
+        self.send_assignment().await
     }
 
     /// Sends the robot what it should run, if it does not know.
@@ -250,10 +271,10 @@ async fn drain(tasks: &TaskTracker, connection: &quinn::Connection) {
 }
 
 /// Reads the control stream to its end.
-async fn read_reports(mut control: RecvStream, reports: mpsc::Sender<Result<Report, EndReason>>) {
+async fn read_reports(mut control: RecvStream, reports: mpsc::Sender<Result<Said, EndReason>>) {
     loop {
         let read = tokio::select! {
-            read = read_report(&mut control) => read,
+            read = read_said(&mut control) => read,
             () = reports.closed() => return,
         };
         let ended = read.is_err();
@@ -263,7 +284,7 @@ async fn read_reports(mut control: RecvStream, reports: mpsc::Sender<Result<Repo
     }
 }
 
-async fn read_report(control: &mut RecvStream) -> Result<Report, EndReason> {
+async fn read_said(control: &mut RecvStream) -> Result<Said, EndReason> {
     // A quiet control stream is fine: the idle timeout ends silent connections.
     let message = loop {
         match wire::read_message(control).await {
@@ -272,7 +293,8 @@ async fn read_report(control: &mut RecvStream) -> Result<Report, EndReason> {
         }
     };
     match message {
-        Some(Message::Report(report)) => Ok(report),
+        Some(Message::Report(report)) => Ok(Said::Report(Box::new(report))),
+        Some(Message::Ping(number)) => Ok(Said::Ping(number)),
         Some(_) => Err(WireError::Unexpected.into()),
         None => Err(EndReason::Left),
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
-use zunft_protocol::message::{DecodeError, HEADER_BYTES, Header, Message};
+use zunft_protocol::message::{ChunkRest, DecodeError, HEADER_BYTES, Header, Message};
 
 /// Longest time without a single byte of progress on a stream that is in use.
 ///
@@ -43,22 +43,42 @@ impl WireError {
     }
 }
 
+/// A message as far as it has come: what is left where a stream breaks.
+#[derive(Debug, Default)]
+pub(crate) struct Arriving {
+    header: Option<Header>,
+    body: Vec<u8>,
+}
+
+impl Arriving {
+    /// Reads one message; `None` where the stream ended between two.
+    pub(crate) async fn read(&mut self, stream: &mut RecvStream) -> Result<Option<Message>, WireError> {
+        *self = Self::default();
+        let mut header = [0; HEADER_BYTES];
+        let Some(first) = progress(stream.read(&mut header)).await?? else {
+            return Ok(None);
+        };
+        fill(stream, &mut header[first..]).await?;
+        let header = self.header.insert(Header::decode(header)?);
+        // The header's bounds were checked; memory follows the bytes that come, not the robot's promise.
+        self.body.reserve_exact(header.body_bytes.min(READ_BYTES));
+        while self.body.len() < header.body_bytes {
+            let missing = header.body_bytes - self.body.len();
+            let chunk = progress(stream.read_chunk(missing.min(READ_BYTES), true)).await??.ok_or(WireError::Ended)?;
+            self.body.extend_from_slice(&chunk.bytes);
+        }
+        Ok(Some(header.decode_body(std::mem::take(&mut self.body))?))
+    }
+
+    /// The chunk whose message broke off.
+    pub(crate) fn chunk(&self) -> Option<ChunkRest> {
+        self.header.as_ref()?.broken_off_chunk(&self.body)
+    }
+}
+
 /// Reads one message; `None` where the stream ended between two.
 pub(crate) async fn read_message(stream: &mut RecvStream) -> Result<Option<Message>, WireError> {
-    let mut header = [0; HEADER_BYTES];
-    let Some(first) = progress(stream.read(&mut header)).await?? else {
-        return Ok(None);
-    };
-    fill(stream, &mut header[first..]).await?;
-    let header = Header::decode(header)?;
-    // The header's bounds were checked; memory follows the bytes that come, not the robot's promise.
-    let mut body = Vec::with_capacity(header.body_bytes.min(READ_BYTES));
-    while body.len() < header.body_bytes {
-        let begin = body.len();
-        body.resize(header.body_bytes.min(begin + READ_BYTES), 0);
-        fill(stream, &mut body[begin..]).await?;
-    }
-    Ok(Some(header.decode_body(body)?))
+    Arriving::default().read(stream).await
 }
 
 /// Fills the buffer.
