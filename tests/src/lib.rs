@@ -1,1 +1,9 @@
-//! Tests above all packages: the house rules, and the loop with real processes. The library is empty.
+//! Tests above all packages: the house rules, and the loop with real processes.
+//!
+//! The library holds what tests and measuring programs share: [`link`]s that are slow and lossy, a [`relay`] that puts
+//! one between robot and hub, a [`world`] with both, and a [`plain`] copy over the same link.
+
+pub mod link;
+pub mod plain;
+pub mod relay;
+pub mod world;

@@ -6,5 +6,7 @@
 mod fleet;
 #[path = "all/kill.rs"]
 mod kill;
+#[path = "all/links.rs"]
+mod links;
 #[path = "all/tidy.rs"]
 mod tidy;
