@@ -41,6 +41,11 @@ impl World {
     /// Starts hub and relay, and enrols a robot. `node` is the program `zunft-test-node`; `upload` goes into the
     /// agent's `[upload]`, as TOML.
     pub fn start(node: &Path, upload: &str) -> anyhow::Result<Self> {
+        Self::with_pings(node, upload, Duration::from_secs(10))
+    }
+
+    /// As [`Self::start`]; the agent asks for a sign of life every `ping_interval`.
+    pub fn with_pings(node: &Path, upload: &str, ping_interval: Duration) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let mut config = HubConfig { data_dir: folder.path().join("hub"), ..HubConfig::default() };
@@ -55,11 +60,11 @@ impl World {
         write("robot.key", credentials.key_pem.as_bytes())?;
         write("ca.pem", credentials.ca_pem.as_bytes())?;
         write("root.json", &credentials.root.to_json())?;
-        let address = relay.address();
+        let (address, ping_ms) = (relay.address(), ping_interval.as_millis());
         let agent = format!(
             "data_dir = \"data\"\nsocket = \"agent.sock\"\nroot = \"root.json\"\n\
              [hub]\naddress = \"{address}\"\nca = \"ca.pem\"\ncertificate = \"robot.pem\"\nkey = \"robot.key\"\n\
-             ping_interval_ms = 100\n[spool]\nfree_bytes_min = 0\n\
+             ping_interval_ms = {ping_ms}\n[spool]\nfree_bytes_min = 0\n\
              [upload]\nreconnect_secs_min = 1\nreconnect_secs_max = 1\n{upload}\n"
         );
         write("agent.toml", agent.as_bytes())?;

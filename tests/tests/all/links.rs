@@ -32,7 +32,8 @@ fn every_episode_arrives_over(name: &str, bytes: u64) {
     world.relay.change_address().unwrap();
     world.wait_until_uploaded(PATIENCE).unwrap();
     let mut held = world.held().unwrap();
-    (recorded.sort_unstable(), held.sort_unstable());
+    recorded.sort_unstable();
+    held.sort_unstable();
     assert_eq!(held, recorded, "{name}");
 }
 
