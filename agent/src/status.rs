@@ -129,6 +129,18 @@ pub fn describe(status: &serde_json::Value) -> String {
             text("/hub/last_receipt_unix_secs")
         ),
     ];
+    lines.push(format!(
+        "link       {} bytes/s, round trip {} ms (p99 {} ms), uploads {}, {} episodes kept on site",
+        text("/hub/bytes_per_second"),
+        text("/hub/round_trip_ms_p50"),
+        text("/hub/round_trip_ms_p99"),
+        if status.pointer("/hub/upload_window_open").and_then(serde_json::Value::as_bool) == Some(true) {
+            "allowed now"
+        } else {
+            "not allowed now"
+        },
+        text("/hub/episodes_kept_on_site")
+    ));
     for (pointer, label) in [("/hub/last_error", "hub error "), ("/spool/refuses", "no steps  ")] {
         if status.pointer(pointer).is_some_and(serde_json::Value::is_string) {
             lines.push(format!("{label} {}", text(pointer)));

@@ -9,6 +9,7 @@ mod auth;
 mod episodes;
 mod error;
 mod extract;
+mod metrics;
 mod openapi;
 mod page;
 mod refusals;
@@ -135,6 +136,7 @@ pub fn router(
 fn guarded_routes() -> Routes {
     Routes::new()
         .get("/v1/status", status::status)
+        .get("/metrics", metrics::metrics)
         .get("/v1/events", status::events)
         .get("/v1/robots", robots::list)
         .post("/v1/robots", robots::add)

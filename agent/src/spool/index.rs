@@ -38,6 +38,7 @@ pub(crate) enum Entry {
         recording: RecordingId,
         task: TaskName,
         outcome: Outcome,
+        intervened: bool,
         steps: u64,
         chunks: Vec<ChunkId>,
     },
@@ -64,6 +65,7 @@ impl Entry {
                     recording: decoded.recording,
                     task: decoded.task.clone(),
                     outcome: decoded.outcome,
+                    intervened: !decoded.interventions.is_empty(),
                     steps: decoded.steps,
                     chunks: decoded.chunks().map(|chunk| chunk.id).collect(),
                 }
@@ -87,6 +89,8 @@ pub struct StoredEpisode {
     pub task: TaskName,
     /// Whether it went well.
     pub outcome: Outcome,
+    /// Whether a human took over in some of its steps.
+    pub intervened: bool,
     /// Its steps.
     pub steps: u64,
     pub(crate) manifest: Location,
@@ -136,14 +140,15 @@ impl Index {
             }
             Entry::Step | Entry::Sample => {}
             Entry::Chunk(chunk) => self.open.entry(ordinal).or_default().push((chunk, location)),
-            Entry::Sealed { episode, recording, task, outcome, steps, chunks } => {
+            Entry::Sealed { episode, recording, task, outcome, intervened, steps, chunks } => {
                 let found = self.open.remove(&ordinal).unwrap_or_default();
                 let Some(chunks) = in_order(found, &chunks) else {
                     self.damaged.insert(ordinal);
                     return;
                 };
                 let manifest = location;
-                let stored = StoredEpisode { ordinal, episode, recording, task, outcome, steps, manifest, chunks };
+                let stored =
+                    StoredEpisode { ordinal, episode, recording, task, outcome, intervened, steps, manifest, chunks };
                 self.sealed.insert(ordinal, stored);
             }
             Entry::Damaged => {
@@ -242,6 +247,7 @@ mod tests {
             recording: RecordingId::from_bytes([0; 16]),
             task: "t".parse().unwrap(),
             outcome: Outcome::Success,
+            intervened: false,
             steps: 1,
             chunks: Vec::new(),
         }
@@ -277,9 +283,11 @@ mod tests {
     fn an_episode_whose_chunks_are_not_all_there_is_not_offered() {
         let mut index = Index::default();
         index.apply(0, Entry::Begin, at(1));
-        let Entry::Sealed { episode, recording, task, outcome, steps, .. } = sealed() else { unreachable!() };
+        let Entry::Sealed { episode, recording, task, outcome, intervened, steps, .. } = sealed() else {
+            unreachable!()
+        };
         let chunks = vec![ChunkId::of(b"lost")];
-        index.apply(0, Entry::Sealed { episode, recording, task, outcome, steps, chunks }, at(1));
+        index.apply(0, Entry::Sealed { episode, recording, task, outcome, intervened, steps, chunks }, at(1));
         assert!(index.sealed().is_empty());
         assert_eq!(index.damaged_count(), 1);
         assert!(index.removable(&[1]).is_empty(), "damage is kept for a closer look");

@@ -62,6 +62,7 @@ struct Held {
     episodes: Vec<Manifest>,
     chunks: BTreeSet<zunft_protocol::ChunkId>,
     reports: Vec<Report>,
+    offers: u64,
 }
 
 struct TestHub {
@@ -129,8 +130,10 @@ impl Serving {
         send.write_all(&Hello::decode(hello).unwrap().choose().unwrap().encode()).await.unwrap();
         let held = Arc::clone(&self.held);
         spawn(async move {
-            while let Some(Message::Report(report)) = read(&mut receive).await {
-                held.lock().unwrap().reports.push(report);
+            while let Some(message) = read(&mut receive).await {
+                if let Message::Report(report) = message {
+                    held.lock().unwrap().reports.push(report);
+                }
             }
         });
         let streams = (self.clone(), connection);
@@ -162,6 +165,7 @@ impl Serving {
                 send.write_all(&blob[fetch.offset as usize..]).await.unwrap();
                 return;
             } else if let Message::Offer(manifest) = message {
+                self.held.lock().unwrap().offers += 1;
                 HubEvent::Offered { upload, manifest }
             } else if let Message::Chunk(chunk) = message {
                 HubEvent::Received { upload, chunk }
@@ -260,6 +264,10 @@ impl World {
     }
 
     fn agent(&self, address: SocketAddr) -> Handle {
+        self.agent_that(address, |_| {})
+    }
+
+    fn agent_that(&self, address: SocketAddr, is_configured: impl FnOnce(&mut Config)) -> Handle {
         let mut config = Config::default();
         let path = |name: &str| self.folder.path().join(name);
         (config.data_dir, config.socket, config.root) = (path("data"), path("agent.sock"), Some(path("root.json")));
@@ -269,6 +277,7 @@ impl World {
         config.hub.key = Some(path("robot-key.pem"));
         config.spool.free_bytes_min = 0;
         config.upload.reconnect_secs_max = 1;
+        is_configured(&mut config);
         Agent::start(&config).unwrap()
     }
 
@@ -278,8 +287,12 @@ impl World {
 }
 
 fn record(robot: &mut Robot, steps: u64) -> EpisodeId {
+    record_task(robot, "push", steps)
+}
+
+fn record_task(robot: &mut Robot, task: &str, steps: u64) -> EpisodeId {
     let actor = BeginActor::Script;
-    robot.begin(&Begin { task: "push".parse().unwrap(), embodiment: embodiment(), actor }).unwrap();
+    robot.begin(&Begin { task: task.parse().unwrap(), embodiment: embodiment(), actor }).unwrap();
     for time in 1..=steps {
         let (state, action) = ([time as f32, 0.5], [1.0_f32]);
         let values = &[(&state).into(), (&action).into()];
@@ -330,12 +343,30 @@ impl World {
     /// A hub at an address that another one has just left.
     fn hub_again(&self, address: SocketAddr) -> TestHub {
         let deadline = now() + Duration::from_secs(30);
-        while std::net::UdpSocket::bind(address).is_err() {
+        while UdpSocket::bind(address).is_err() {
             assert!(now() < deadline, "the port stays taken");
             std::thread::sleep(Duration::from_millis(5));
         }
         self.hub(Made::new(), Some(address))
     }
+}
+
+#[test]
+fn episodes_of_tasks_that_stay_on_site_are_never_offered_and_are_counted() {
+    let world = World::new();
+    let hub = world.hub(Made::new(), None);
+    let agent =
+        world.agent_that(hub.address, |config| config.upload.keep_on_site_tasks = vec!["weld".parse().unwrap()]);
+    let mut robot = world.program();
+    record_task(&mut robot, "weld", 10);
+    let leaves = record_task(&mut robot, "push", 10);
+    record_task(&mut robot, "weld", 10);
+    wait_for(&agent, "the count", |status| status.hub.episodes_kept_on_site == 2 && status.hub.episodes_durable == 1);
+    let held: Vec<_> = hub.held.lock().unwrap().episodes.iter().map(Manifest::id).collect();
+    assert_eq!(held, [leaves]);
+    assert_eq!(hub.held.lock().unwrap().offers, 1, "what stays is not even offered");
+    wait_for(&agent, "the freeing of what left, alone", |status| status.spool.episodes_waiting == 2);
+    agent.stop();
 }
 
 #[test]

@@ -32,7 +32,13 @@ const RENEW_EVERY: Duration = Duration::from_secs(600);
 /// Reports that wait: a robot that sends them faster than they are recorded is slowed down.
 const REPORTS_MAX: usize = 16;
 
-type ReportsHeard = mpsc::Receiver<Result<Report, EndReason>>;
+/// What a robot says on its control stream.
+enum Said {
+    Report(Box<Report>),
+    Ping(u64),
+}
+
+type SaidByRobot = mpsc::Receiver<Result<Said, EndReason>>;
 
 /// What one connection's tasks share.
 #[derive(Debug)]
@@ -97,7 +103,7 @@ impl EndReason {
 
 /// What a connection waits for.
 enum Event {
-    Report(Report),
+    Said(Said),
     ControlEnded(EndReason),
     Stream(SendStream, RecvStream),
     Assigned,
@@ -106,13 +112,15 @@ enum Event {
 }
 
 /// Serves the robot until it leaves or the hub stops.
+///
+/// Of `tasks`, the first tracks everything that the hub's stop waits for, the second this connection's streams.
 pub(super) async fn run(
     identity: RobotIdentity,
     live: LiveConnection,
     services: Arc<Services>,
     recorder: Reports,
     stop: CancellationToken,
-    tasks: TaskTracker,
+    tasks: (TaskTracker, TaskTracker),
 ) -> EndReason {
     let connection = live.connection.clone();
     let reason = match greet(&connection, services.config.limits.greeting()).await {
@@ -168,15 +176,19 @@ struct Conversation {
 }
 
 impl Conversation {
-    async fn run(mut self, control: RecvStream, stop: CancellationToken, tasks: TaskTracker) -> EndReason {
+    async fn run(
+        mut self,
+        control: RecvStream,
+        stop: CancellationToken,
+        (tasks, own_tasks): (TaskTracker, TaskTracker),
+    ) -> EndReason {
         let (sender, mut reports) = mpsc::channel(REPORTS_MAX);
-        tasks.spawn(read_reports(control, sender, self.robot.stall()).in_current_span());
-        let own_tasks = TaskTracker::new();
+        tasks.spawn(read_control(control, sender, self.robot.stall()).in_current_span());
         let mut renewal = tokio::time::interval(RENEW_EVERY);
         loop {
             let event = tokio::select! {
                 report = reports.recv() => match report {
-                    Some(Ok(report)) => Event::Report(report),
+                    Some(Ok(said)) => Event::Said(said),
                     Some(Err(reason)) => Event::ControlEnded(reason),
                     None => Event::ControlEnded(EndReason::Left),
                 },
@@ -189,7 +201,7 @@ impl Conversation {
                 () = stop.cancelled() => Event::Stop,
             };
             let done = match event {
-                Event::Report(report) => self.reported(report, &mut reports).await,
+                Event::Said(said) => self.said(said, &mut reports).await,
                 Event::Assigned => self.send_assignment().await,
                 Event::Stream(send, recv) => {
                     self.uploads += 1;
@@ -212,15 +224,30 @@ impl Conversation {
         }
     }
 
-    /// Takes the latest of the reports that wait: the ones before it say nothing any more.
-    async fn reported(&mut self, first: Report, reports: &mut ReportsHeard) -> Result<(), EndReason> {
-        let (mut report, mut ended) = (first, None);
-        while let (None, Ok(next)) = (&ended, reports.try_recv()) {
-            match next {
-                Ok(next) => report = next,
-                Err(reason) => ended = Some(reason),
+    /// Answers pings, and takes the latest of the reports that wait: the ones before it say nothing any more.
+    async fn said(&mut self, first: Said, reports: &mut SaidByRobot) -> Result<(), EndReason> {
+        let (mut report, mut ended) = (None, None);
+        let mut next = Some(first);
+        while let Some(said) = next.take() {
+            match said {
+                Said::Report(latest) => report = Some(latest),
+                Said::Ping(number) => {
+                    wire::write(&mut self.control, &Message::Pong(number).encode(), self.robot.stall()).await?;
+                }
+            }
+            match reports.try_recv() {
+                Ok(Ok(said)) => next = Some(said),
+                Ok(Err(reason)) => ended = Some(reason),
+                Err(_) => {}
             }
         }
+        if let Some(report) = report {
+            self.reported(*report).await?;
+        }
+        ended.map_or(Ok(()), Err)
+    }
+
+    async fn reported(&mut self, report: Report) -> Result<(), EndReason> {
         let RobotIdentity { tenant, robot, .. } = self.robot.identity.clone();
         let accepted = report.assignment_sequence;
         let at_unix_ms = clock::unix_millis();
@@ -228,10 +255,7 @@ impl Conversation {
         self.recorder.record(new).await?;
         self.robot.services.announce(Change::Robot { tenant, robot });
         self.accepted = Some(accepted);
-        match ended {
-            Some(reason) => Err(reason),
-            None => self.send_assignment().await,
-        }
+        self.send_assignment().await
     }
 
     /// Sends the robot what it should run, if it does not know.
@@ -276,10 +300,10 @@ async fn drain(tasks: &TaskTracker, connection: &quinn::Connection) {
 }
 
 /// Reads the control stream to its end.
-async fn read_reports(mut control: RecvStream, reports: mpsc::Sender<Result<Report, EndReason>>, stall: Duration) {
+async fn read_control(mut control: RecvStream, reports: mpsc::Sender<Result<Said, EndReason>>, stall: Duration) {
     loop {
         let read = tokio::select! {
-            read = read_report(&mut control, stall) => read,
+            read = read_said(&mut control, stall) => read,
             () = reports.closed() => return,
         };
         let ended = read.is_err();
@@ -289,10 +313,11 @@ async fn read_reports(mut control: RecvStream, reports: mpsc::Sender<Result<Repo
     }
 }
 
-async fn read_report(control: &mut RecvStream, stall: Duration) -> Result<Report, EndReason> {
+async fn read_said(control: &mut RecvStream, stall: Duration) -> Result<Said, EndReason> {
     let message = wire::next_message(control, stall).await?;
     match message {
-        Some(Message::Report(report)) => Ok(report),
+        Some(Message::Report(report)) => Ok(Said::Report(Box::new(report))),
+        Some(Message::Ping(number)) => Ok(Said::Ping(number)),
         Some(_) => Err(WireError::Unexpected.into()),
         None => Err(EndReason::Left),
     }
@@ -326,6 +351,9 @@ async fn serve_stream(robot: Arc<Robot>, upload: UploadId, send: SendStream, mut
             | Message::Later(_)
             | Message::Reject(_)
             | Message::Chunk(_)
+            | Message::ChunkRest(_)
+            | Message::Ping(_)
+            | Message::Pong(_)
             | Message::Durable(_)
             | Message::Found(_)
             | Message::Missing => Err(WireError::Unexpected),
