@@ -132,9 +132,8 @@ async fn a_sound_store_is_found_sound_and_an_orphan_harmless_until_it_is_registe
 async fn a_database_that_is_gone_is_rebuilt_with_the_same_episodes() {
     let world = World::new().await;
     for suffix in ["", "-wal", "-shm"] {
-        match std::fs::remove_file(world.config.data_dir.join(format!("metadata.sqlite{suffix}"))) {
-            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound),
-            Ok(()) => {}
+        if let Err(error) = std::fs::remove_file(world.config.data_dir.join(format!("metadata.sqlite{suffix}"))) {
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
         }
     }
     let report = world.check(false).await;
