@@ -48,7 +48,11 @@ pub(crate) struct Arriving {
 
 impl Arriving {
     /// Reads one message; `None` where the stream ended between two.
-    pub(crate) async fn read(&mut self, stream: &mut RecvStream, stall: Duration) -> Result<Option<Message>, WireError> {
+    pub(crate) async fn read(
+        &mut self,
+        stream: &mut RecvStream,
+        stall: Duration,
+    ) -> Result<Option<Message>, WireError> {
         *self = Self::default();
         match read_header(stream, stall).await? {
             Some(header) => self.read_body(stream, header, stall).await.map(Some),
