@@ -183,7 +183,8 @@ async fn messages_that_are_cut_off_leave_at_most_their_bytes_behind_and_the_robo
         stream.send.finish().unwrap();
         assert!(stream.hear().await.is_err(), "an answer to {cut} bytes of a chunk");
     }
-    world.is_well_but_for(0, chunk.len() as u64).await;
+    // Memory is given out in whole KiB.
+    world.is_well_but_for(0, (chunk.len() as u64).next_multiple_of(1024)).await;
     robot.upload(&episode).await.unwrap();
     world.is_well(1).await;
     world.hub.shutdown().await;
