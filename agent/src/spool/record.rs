@@ -174,8 +174,8 @@ pub(crate) fn is_damaged(segment: &[u8], at: usize, sequence: u64, begins_commit
     }
     let end = (at + HEADER_BYTES + lengths[0].min(lengths[1])).min(segment.len());
     let sectors = segment[at / SECTOR_BYTES * SECTOR_BYTES..].chunks(SECTOR_BYTES);
-    let touched = sectors.take(end.div_ceil(SECTOR_BYTES) - at / SECTOR_BYTES);
-    touched.into_iter().all(|sector| sector.iter().any(|&byte| byte != 0))
+    let mut touched = sectors.take(end.div_ceil(SECTOR_BYTES) - at / SECTOR_BYTES);
+    touched.all(|sector| sector.iter().any(|&byte| byte != 0))
 }
 
 /// Reads the record at the beginning of `bytes`, which must be number `sequence`.
