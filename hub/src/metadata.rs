@@ -6,6 +6,7 @@
 mod assignments;
 mod counts;
 mod episodes;
+mod evictions;
 mod releases;
 mod robots;
 mod runs;
@@ -25,6 +26,7 @@ pub use assignments::AssignmentRecord;
 pub use counts::TaskCount;
 pub use episodes::{EndingKind, EpisodeFilter, EpisodePage, EpisodeRecord, Location, PAGE_EPISODES_MAX};
 pub(crate) use episodes::{NewChunk, NewEpisode, NewPack, Registered};
+pub use evictions::EvictionRecord;
 pub use releases::ReleaseRecord;
 pub use robots::{ReleaseOnRobot, RobotRecord, RobotReport};
 pub use runs::{RunRecord, RunState};
@@ -120,13 +122,11 @@ impl Metadata {
 
 fn migrations() -> Migrator {
     let initial = include_str!("../migrations/0001_initial.sql");
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "initial".into(),
-        MigrationType::Simple,
-        initial.into_sql_str(),
-        false,
-    )])
+    let evictions = include_str!("../migrations/0004_evictions.sql");
+    let simple = |version, name: &'static str, sql: &'static str| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(vec![simple(1, "initial", initial), simple(4, "evictions", evictions)])
 }
 
 /// A row that has one more column to be parsed.

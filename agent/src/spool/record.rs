@@ -31,6 +31,7 @@ const CHUNK: u16 = 3;
 const SEALED: u16 = 4;
 const FREED: u16 = 5;
 const DAMAGED: u16 = 6;
+const EVICTED: u16 = 7;
 
 const STEP_INTERVENTION: u32 = 1;
 
@@ -64,6 +65,8 @@ pub(crate) enum Record<'a> {
     Damaged { ordinal: Ordinal },
     /// The recording's records may go.
     Freed { ordinal: Ordinal, why: Freeing, receipt: &'a [u8] },
+    /// The recording was given up for want of room; `tombstone` is CBOR of [`zunft_protocol::message::Tombstone`].
+    Evicted { ordinal: Ordinal, tombstone: &'a [u8] },
 }
 
 /// What stands at a place in a segment.
@@ -92,7 +95,8 @@ impl Record<'_> {
             | Self::Chunk { ordinal, .. }
             | Self::Sealed { ordinal, .. }
             | Self::Damaged { ordinal }
-            | Self::Freed { ordinal, .. } => ordinal,
+            | Self::Freed { ordinal, .. }
+            | Self::Evicted { ordinal, .. } => ordinal,
         }
     }
 
@@ -117,6 +121,7 @@ impl Record<'_> {
                 out.extend_from_slice(&0_u32.to_le_bytes());
                 (FREED, receipt)
             }
+            Self::Evicted { tombstone, .. } => (EVICTED, tombstone),
         };
         let body_at = out.len() - begin;
         out.extend_from_slice(body);
@@ -165,7 +170,7 @@ pub(crate) fn is_damaged(segment: &[u8], at: usize, sequence: u64, begins_commit
     let signs = [
         lengths[0] == lengths[1] && (RECORD_BYTES_MIN - HEADER_BYTES..=PAYLOAD_BYTES_MAX).contains(&lengths[0]),
         u64::from_le_bytes(array(&header[8..16])) == sequence,
-        (BEGIN..=DAMAGED).contains(&kind),
+        (BEGIN..=EVICTED).contains(&kind),
         if begins_commit { flags == COMMIT_BEGINS } else { flags <= COMMIT_BEGINS },
     ];
     // One flipped bit spoils one sign of a header, and makes at most one where nothing was written.
@@ -228,6 +233,7 @@ fn read_payload(kind: u16, payload: &[u8]) -> Option<(Record<'_>, usize)> {
             let (_, receipt) = word()?;
             (Record::Freed { ordinal, why: Freeing::Durable, receipt }, receipt)
         }
+        EVICTED => (Record::Evicted { ordinal, tombstone: rest }, rest),
         _ => return None,
     };
     Some((record, body.len()))
@@ -317,7 +323,7 @@ mod tests {
     }
 
     fn records() -> impl Strategy<Value = (u8, u64, u32, bool, Vec<u8>)> {
-        (0..5_u8, any::<u64>(), any::<u32>(), any::<bool>(), proptest::collection::vec(any::<u8>(), 0..200))
+        (0..6_u8, any::<u64>(), any::<u32>(), any::<bool>(), proptest::collection::vec(any::<u8>(), 0..200))
     }
 
     fn build(kind: u8, ordinal: u64, steps: u32, intervention: bool, body: &[u8]) -> Record<'_> {
@@ -326,6 +332,7 @@ mod tests {
             1 => Record::Step { ordinal, intervention, row: body },
             2 => Record::Chunk { ordinal, steps, stored: body },
             3 => Record::Sealed { ordinal, manifest: body },
+            4 => Record::Evicted { ordinal, tombstone: body },
             _ => Record::Freed { ordinal, why: Freeing::Durable, receipt: body },
         }
     }

@@ -115,6 +115,8 @@ async fn patient(receive: &mut quinn::RecvStream) -> Result<UploadReply, WireErr
         | Message::Chunk(_)
         | Message::Fetch(_)
         | Message::Found(_)
-        | Message::Missing => Err(WireError::Unexpected("something else on an upload stream")),
+        | Message::Missing
+        | Message::Evicted(_)
+        | Message::EvictionsStored(_) => Err(WireError::Unexpected("something else on an upload stream")),
     }
 }

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span, debug, info, warn};
 use zunft_protocol::hello::{HELLO_BYTES, Hello, HelloError};
 use zunft_protocol::ids::Digest;
-use zunft_protocol::message::{CloseCode, Message, PRIORITY_CONTROL, Report, SignedObject};
+use zunft_protocol::message::{CloseCode, Message, PRIORITY_CONTROL, Report, SignedObject, Tombstone};
 use zunft_protocol::release::AssignedRelease;
 use zunft_protocol::session::hub::{HubSession, Identity, UploadId};
 
@@ -31,7 +31,13 @@ const RENEW_EVERY: Duration = Duration::from_secs(600);
 /// Reports that wait: a robot that sends them faster than they are recorded is slowed down.
 const REPORTS_MAX: usize = 16;
 
-type Reports = mpsc::Receiver<Result<Report, EndReason>>;
+/// What a robot says on its control stream.
+enum Said {
+    Report(Report),
+    Evicted(Vec<Tombstone>),
+}
+
+type Control = mpsc::Receiver<Result<Said, EndReason>>;
 
 /// What one connection's tasks share.
 #[derive(Debug)]
@@ -79,6 +85,7 @@ impl EndReason {
 /// What a connection waits for.
 enum Event {
     Report(Report),
+    Evicted(Vec<Tombstone>),
     ControlEnded(EndReason),
     Stream(SendStream, RecvStream),
     Assigned,
@@ -145,14 +152,15 @@ struct Conversation {
 
 impl Conversation {
     async fn run(mut self, control: RecvStream, stop: CancellationToken, tasks: TaskTracker) -> EndReason {
-        let (sender, mut reports) = mpsc::channel(REPORTS_MAX);
-        tasks.spawn(read_reports(control, sender).in_current_span());
+        let (sender, mut said) = mpsc::channel(REPORTS_MAX);
+        tasks.spawn(read_control(control, sender).in_current_span());
         let own_tasks = TaskTracker::new();
         let mut renewal = tokio::time::interval(RENEW_EVERY);
         loop {
             let event = tokio::select! {
-                report = reports.recv() => match report {
-                    Some(Ok(report)) => Event::Report(report),
+                heard = said.recv() => match heard {
+                    Some(Ok(Said::Report(report))) => Event::Report(report),
+                    Some(Ok(Said::Evicted(tombstones))) => Event::Evicted(tombstones),
                     Some(Err(reason)) => Event::ControlEnded(reason),
                     None => Event::ControlEnded(EndReason::Left),
                 },
@@ -165,7 +173,8 @@ impl Conversation {
                 () = stop.cancelled() => Event::Stop,
             };
             let done = match event {
-                Event::Report(report) => self.reported(report, &mut reports).await,
+                Event::Report(report) => self.reported(report, &mut said).await,
+                Event::Evicted(tombstones) => self.evicted(&tombstones).await,
                 Event::Assigned => self.send_assignment().await,
                 Event::Stream(send, recv) => {
                     self.uploads += 1;
@@ -188,12 +197,25 @@ impl Conversation {
         }
     }
 
+    /// Keeps what the robot gave up, and only then lets it forget.
+    async fn evicted(&mut self, tombstones: &[Tombstone]) -> Result<(), EndReason> {
+        let (tenant, robot) = (&self.robot.identity.tenant, &self.robot.identity.robot);
+        let services = &self.robot.services;
+        services.metadata.record_evictions(tenant, robot, tombstones, clock::unix_millis()).await?;
+        services.announce(Change::Robot { tenant: tenant.clone(), robot: robot.clone() });
+        info!(episodes = tombstones.len(), "the robot gave up episodes for want of room");
+        let ordinals = tombstones.iter().map(|tombstone| tombstone.ordinal).collect();
+        wire::write(&mut self.control, &Message::EvictionsStored(ordinals).encode()).await?;
+        Ok(())
+    }
+
     /// Takes the latest of the reports that wait: the ones before it say nothing any more.
-    async fn reported(&mut self, first: Report, reports: &mut Reports) -> Result<(), EndReason> {
+    async fn reported(&mut self, first: Report, said: &mut Control) -> Result<(), EndReason> {
         let (mut report, mut ended) = (first, None);
-        while let (None, Ok(next)) = (&ended, reports.try_recv()) {
+        while let (None, Ok(next)) = (&ended, said.try_recv()) {
             match next {
-                Ok(next) => report = next,
+                Ok(Said::Report(next)) => report = next,
+                Ok(Said::Evicted(tombstones)) => self.evicted(&tombstones).await?,
                 Err(reason) => ended = Some(reason),
             }
         }
@@ -250,20 +272,20 @@ async fn drain(tasks: &TaskTracker, connection: &quinn::Connection) {
 }
 
 /// Reads the control stream to its end.
-async fn read_reports(mut control: RecvStream, reports: mpsc::Sender<Result<Report, EndReason>>) {
+async fn read_control(mut control: RecvStream, said: mpsc::Sender<Result<Said, EndReason>>) {
     loop {
         let read = tokio::select! {
-            read = read_report(&mut control) => read,
-            () = reports.closed() => return,
+            read = read_said(&mut control) => read,
+            () = said.closed() => return,
         };
         let ended = read.is_err();
-        if reports.send(read).await.is_err() || ended {
+        if said.send(read).await.is_err() || ended {
             return;
         }
     }
 }
 
-async fn read_report(control: &mut RecvStream) -> Result<Report, EndReason> {
+async fn read_said(control: &mut RecvStream) -> Result<Said, EndReason> {
     // A quiet control stream is fine: the idle timeout ends silent connections.
     let message = loop {
         match wire::read_message(control).await {
@@ -272,7 +294,8 @@ async fn read_report(control: &mut RecvStream) -> Result<Report, EndReason> {
         }
     };
     match message {
-        Some(Message::Report(report)) => Ok(report),
+        Some(Message::Report(report)) => Ok(Said::Report(report)),
+        Some(Message::Evicted(tombstones)) => Ok(Said::Evicted(tombstones)),
         Some(_) => Err(WireError::Unexpected.into()),
         None => Err(EndReason::Left),
     }
