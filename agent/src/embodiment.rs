@@ -24,7 +24,7 @@ pub enum BodyError {
     Impossible(#[from] EmbodimentError),
     /// A step that no chunk could hold.
     #[error(
-        "one step of embodiment {name:?} takes {bytes} bytes; at most {STEP_BYTES_MAX} can be recorded: send smaller images"
+        "one step or sample of embodiment {name:?} takes {bytes} bytes; at most {STEP_BYTES_MAX} can be recorded: make images cameras with an encoding"
     )]
     StepTooLarge {
         /// Which.
@@ -114,7 +114,8 @@ impl Body {
 
 fn check(embodiment: &Embodiment) -> Result<(), BodyError> {
     embodiment.check()?;
-    let bytes = embodiment.step_bytes();
+    let samples = embodiment.streams().filter(|feature| feature.encoding.is_none()).map(|feature| feature.bytes());
+    let bytes = samples.chain([embodiment.step_bytes()]).max().unwrap_or(0);
     if bytes > STEP_BYTES_MAX {
         return Err(BodyError::StepTooLarge { name: embodiment.name.clone(), bytes });
     }
@@ -161,6 +162,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let body = Body::open(None, folder.path().join("e.json")).unwrap();
         assert!(matches!(body.admit(&arm(300_000)), Err(BodyError::StepTooLarge { .. })));
+        let mut scanner = arm(1);
+        scanner.features.push(Feature { rate_hz: Some(10.0), ..Feature::vector("observation.scan", 300_000) });
+        assert!(matches!(body.admit(&scanner), Err(BodyError::StepTooLarge { .. })));
         fs::write(folder.path().join("bad.json"), "{}").unwrap();
         assert!(Body::open(Some(&folder.path().join("bad.json")), folder.path().join("e.json")).is_err());
     }

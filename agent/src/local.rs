@@ -5,8 +5,10 @@
 
 mod acting;
 mod connection;
+mod encoder;
 mod recording;
 mod refusal;
+mod samples;
 
 use std::collections::BTreeMap;
 use std::io;

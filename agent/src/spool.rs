@@ -98,6 +98,8 @@ pub struct SpoolStatus {
     pub recordings_total: u64,
     /// Recordings that are open now.
     pub recordings_open: u64,
+    /// Bytes that they hold in memory: chunks that are being filled, and the lists of those that are cut.
+    pub recordings_open_bytes: u64,
     /// Whole episodes that the hub does not hold yet.
     pub episodes_waiting: u64,
     /// Bytes of their chunks.
@@ -123,6 +125,7 @@ struct Shared {
     refusal: Mutex<Option<Refusal>>,
     disk_bytes: AtomicU64,
     recordings_open: AtomicU64,
+    recordings_open_bytes: AtomicU64,
     recordings_total: AtomicU64,
     evicted: AtomicU64,
     bytes_max: u64,
@@ -138,6 +141,7 @@ impl Shared {
             refusal: Mutex::new(None),
             disk_bytes: AtomicU64::new(0),
             recordings_open: AtomicU64::new(0),
+            recordings_open_bytes: AtomicU64::new(0),
             recordings_total: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
             bytes_max,
@@ -318,6 +322,7 @@ impl Spool {
             bytes_max: self.shared.bytes_max,
             recordings_total: self.shared.recordings_total.load(Ordering::Relaxed),
             recordings_open: self.shared.recordings_open.load(Ordering::Relaxed),
+            recordings_open_bytes: self.shared.recordings_open_bytes.load(Ordering::Relaxed),
             episodes_waiting: index.sealed().len() as u64,
             bytes_waiting: index.sealed().values().map(StoredEpisode::chunk_bytes).sum(),
             oldest_ordinal_waiting: index.sealed().keys().next().copied(),
@@ -361,6 +366,22 @@ impl Recording {
 
     /// Takes a step: its row in the order of the steps stream's schema. `clock` is read for the first one.
     pub fn step(&mut self, row: Vec<u8>, intervention: bool, clock: impl FnOnce() -> Clock) -> Result<(), Refusal> {
+        self.open(clock)?;
+        let bytes = row.len();
+        self.send(Command::Step { recording: self.recording, intervention, row }, bytes)?;
+        self.tracker.recorded.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Where samples of this recording go. `clock` is read if nothing was recorded yet.
+    pub fn samples(&mut self, clock: impl FnOnce() -> Clock) -> Result<SampleSender, Refusal> {
+        self.open(clock)?;
+        let (shared, tracker) = (Arc::clone(&self.shared), Arc::clone(&self.tracker));
+        Ok(SampleSender { shared, tracker, recording: self.recording })
+    }
+
+    /// Begins the recording with whatever comes first.
+    fn open(&mut self, clock: impl FnOnce() -> Clock) -> Result<(), Refusal> {
         if let Some(refusal) = self.tracker.refusal.get() {
             self.ended = true;
             return Err(refusal.clone());
@@ -369,9 +390,6 @@ impl Recording {
             let opening = Opening { recording: self.recording, task, embodiment, actor, clock: clock() };
             self.send(Command::Begin { opening: Box::new(opening), tracker: Arc::clone(&self.tracker) }, 0)?;
         }
-        let bytes = row.len();
-        self.send(Command::Step { recording: self.recording, intervention, row }, bytes)?;
-        self.tracker.recorded.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -385,7 +403,7 @@ impl Recording {
 
     /// Whether any step was taken.
     pub fn is_empty(&self) -> bool {
-        self.begin.is_some()
+        self.tracker.recorded.load(Ordering::Relaxed) == 0
     }
 
     /// Ends the recording; returns when the whole episode is on disk.
@@ -409,13 +427,35 @@ impl Recording {
 
     fn finish(&mut self, outcome: Outcome, end: EpisodeEnd, reply: Option<worker::Reply>) -> Result<(), Refusal> {
         self.ended = true;
-        if self.is_empty() {
+        if self.begin.is_some() {
             return Err(Refusal::Gone);
         }
         self.send(Command::End { recording: self.recording, outcome, end, reply }, 0)
     }
 
     fn send(&self, command: Command, bytes: usize) -> Result<(), Refusal> {
+        self.shared.mailbox.send(command, bytes).map_err(|_| Refusal::Stopping)
+    }
+}
+
+/// Takes samples of one recording's streams, from whichever thread has them.
+#[derive(Debug, Clone)]
+pub struct SampleSender {
+    shared: Arc<Shared>,
+    tracker: Arc<Tracker>,
+    recording: RecordingId,
+}
+
+impl SampleSender {
+    /// Takes a sample of stream `stream` (the first after `steps` is 1): its time, i64, and its bytes.
+    ///
+    /// It waits while the spool's thread is behind.
+    pub fn send(&self, stream: u16, key_frame: bool, row: Vec<u8>) -> Result<(), Refusal> {
+        if let Some(refusal) = self.tracker.refusal.get() {
+            return Err(refusal.clone());
+        }
+        let bytes = row.len();
+        let command = Command::Sample { recording: self.recording, stream, key_frame, row };
         self.shared.mailbox.send(command, bytes).map_err(|_| Refusal::Stopping)
     }
 }
@@ -466,6 +506,10 @@ fn run<D: Disk>(mut worker: Worker<D>, shared: &Shared) {
         let Some(commands) = shared.mailbox.receive(patience) else { break };
         for (command, _) in commands {
             worker.apply(command, now());
+            // Between commands, so that a mailbox full of images is not in memory twice.
+            if worker.has_enough() {
+                worker.commit(now());
+            }
         }
         if worker.due().is_some_and(|due| due <= now()) {
             worker.commit(now());

@@ -30,7 +30,7 @@ use self::connection::{Connection, ConnectionEnd};
 pub(crate) use self::download::HubFetch;
 use self::download::Request;
 pub(crate) use self::tls::Credentials;
-pub use self::tls::TlsError;
+pub use self::tls::{TlsError, transport};
 use crate::clock::RobotClock;
 use crate::config::UploadConfig;
 use crate::embodiment::Body;
@@ -238,20 +238,13 @@ impl Uplink {
             if matches!(end, ConnectionEnd::Stopped) {
                 break;
             }
-            let wait = self.wait(failures);
+            let wait = reconnect_wait(&self.target.upload, failures, rand::random());
             tracing::warn!(hub = self.target.address, reason, wait_ms = wait.as_millis() as u64, "no hub");
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep(wait) => {}
             }
         }
-    }
-
-    /// The wait after so many failures in a row: doubling, and spread, so that a fleet does not come at once.
-    fn wait(&self, failures: u32) -> Duration {
-        let UploadConfig { reconnect_secs_min, reconnect_secs_max } = self.target.upload;
-        let doubled = reconnect_secs_min.saturating_mul(1 << failures.saturating_sub(1).min(16));
-        Duration::from_secs(doubled.min(reconnect_secs_max)).mul_f64(0.5 + 0.5 * rand::random::<f64>())
     }
 
     async fn connect_and_serve(&mut self, uploads: &mut Uploads, stop: &CancellationToken) -> ConnectionEnd {
@@ -307,6 +300,13 @@ impl Uplink {
         }
         Err(last)
     }
+}
+
+/// The wait before the next attempt, after so many failures in a row: doubling, and by `spread` (from 0 to 1) up to
+/// half shorter, so that a fleet does not come at once.
+pub fn reconnect_wait(upload: &UploadConfig, failures: u32, spread: f64) -> Duration {
+    let doubled = upload.reconnect_secs_min.saturating_mul(1 << failures.saturating_sub(1).min(16));
+    Duration::from_secs(doubled.min(upload.reconnect_secs_max)).mul_f64(0.5 + 0.5 * spread)
 }
 
 /// QUIC error codes from here on, 256 of them, are TLS alerts.

@@ -20,7 +20,7 @@ fn write_config(folder: &Path) {
     params.subject_alt_names.push(rcgen::SanType::URI(uri));
     std::fs::write(folder.join("robot.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
     let config = "data_dir = \"data\"\nsocket = \"agent.sock\"\n\n[hub]\ncertificate = \"robot.pem\"\n\n\
-                  [spool]\nfree_bytes_min = 0\nsegment_bytes = 8388608\n";
+                  [spool]\nfree_bytes_min = 0\nsegment_bytes = 16777216\n";
     std::fs::write(folder.join("agent.toml"), config).unwrap();
 }
 
@@ -89,7 +89,7 @@ fn what_a_killed_agent_had_on_disk_comes_back_and_nothing_is_doubled() {
     }
     // Whoever reads the spool back seals what was open.
     let identity = identity::read(&folder.path().join("robot.pem")).unwrap();
-    let config = SpoolConfig { free_bytes_min: 0, segment_bytes: 8_388_608, ..SpoolConfig::default() };
+    let config = SpoolConfig { free_bytes_min: 0, segment_bytes: 16_777_216, ..SpoolConfig::default() };
     let spool = Spool::start(&folder.path().join("data/spool"), &config, identity).unwrap();
     let stored = spool.waiting(100, |_| false);
     assert_eq!(stored.len(), promised.len(), "every recording is one episode");

@@ -4,10 +4,13 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
+
+use crate::services::MANIFEST_MEMORY_MAX;
 
 /// Prefix of environment variables; `__` separates sections: `ZUNFT_HUB__QUIC__LISTEN`.
 const ENVIRONMENT_PREFIX: &str = "ZUNFT_HUB__";
@@ -60,9 +63,9 @@ pub struct StoreConfig {
     ///
     /// Larger packs mean fewer files and more memory while committing.
     pub pack_bytes_max: usize,
-    /// How long a commit waits for more episodes, in milliseconds. Default: 10.
+    /// Shortest time from one commit to the next, in milliseconds; what comes meanwhile shares a pack. Default: 10.
     ///
-    /// Longer waits mean fewer, larger packs, and robots that free their copies later.
+    /// Longer times mean fewer, larger packs, and robots that free their copies later.
     pub commit_interval_millis: u64,
 }
 
@@ -74,8 +77,30 @@ pub struct LimitsConfig {
     pub connections_max: usize,
     /// Most bytes of experience that wait in memory for a commit, over all robots. Default: 256 MiB.
     ///
-    /// When it is reached, robots are told to offer again later.
+    /// Manifests of long episodes count four times. When it is reached, robots are told to offer again later. It is at
+    /// least 32 MiB more than `store.pack_bytes_max`.
     pub ingest_bytes_max: usize,
+    /// Seconds that a robot may take for its handshake, and again for its hello. Default: 10.
+    ///
+    /// Longer lets robots with worse links connect, and peers that never speak hold a connection longer.
+    pub greeting_secs: u64,
+    /// Seconds in which at least 4 KiB, or all that is left of a message, must move on a stream in use. Default: 120.
+    ///
+    /// It must be longer than a bulk upload may starve behind labelled ones. Until it ends, a robot that stands still
+    /// holds its part of `ingest_bytes_max`.
+    pub stall_secs: u64,
+}
+
+impl LimitsConfig {
+    /// See [`Self::greeting_secs`].
+    pub(crate) fn greeting(&self) -> Duration {
+        Duration::from_secs(self.greeting_secs)
+    }
+
+    /// See [`Self::stall_secs`].
+    pub(crate) fn stall(&self) -> Duration {
+        Duration::from_secs(self.stall_secs)
+    }
 }
 
 impl Default for HubConfig {
@@ -110,7 +135,7 @@ impl Default for StoreConfig {
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { connections_max: 10_000, ingest_bytes_max: 256 * 1024 * 1024 }
+        Self { connections_max: 10_000, ingest_bytes_max: 256 * 1024 * 1024, greeting_secs: 10, stall_secs: 120 }
     }
 }
 
@@ -179,9 +204,17 @@ impl HubConfig {
         if found == 0 {
             return Err(ConfigError::Range { key: "limits.connections_max", found, allowed: "at least 1" });
         }
+        for (key, found) in
+            [("limits.greeting_secs", self.limits.greeting_secs), ("limits.stall_secs", self.limits.stall_secs)]
+        {
+            if !(1..=3600).contains(&found) {
+                return Err(ConfigError::Range { key, found, allowed: "between 1 and 3600" });
+            }
+        }
         let found = self.limits.ingest_bytes_max as u64;
-        if found < pack_bytes_max || found > 1 << 40 {
-            let allowed = "at least store.pack_bytes_max and at most 1 TiB";
+        // An episode that fills a pack must fit beside its own manifest, or its robot would be put off for ever.
+        if found < pack_bytes_max + MANIFEST_MEMORY_MAX as u64 || found > 1 << 40 {
+            let allowed = "at least 33554432 (32 MiB) more than store.pack_bytes_max and at most 1 TiB";
             return Err(ConfigError::Range { key: "limits.ingest_bytes_max", found, allowed });
         }
         Ok(())
@@ -230,6 +263,8 @@ mod tests {
         assert!(refused("[quic]\nlisten_on = 1").contains("listen_on"));
         assert!(refused("[quic]\nlisten = \"nowhere\"").contains("quic.listen"));
         assert!(refused("[store]\npack_bytes_max = 1").contains("store.pack_bytes_max"));
+        assert!(refused("[limits]\nstall_secs = 0").contains("limits.stall_secs"));
+        assert!(refused("[limits]\ningest_bytes_max = 67108864").contains("limits.ingest_bytes_max"));
         assert!(matches!(HubConfig::load(Some(&folder.path().join("no"))), Err(ConfigError::Missing { .. })));
     }
 

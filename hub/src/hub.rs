@@ -288,6 +288,11 @@ impl Handle {
         self.inner.ingest.address()
     }
 
+    /// Bytes of memory that uploads under way may take now, over all robots; at most `limits.ingest_bytes_max`.
+    pub fn ingest_bytes_reserved(&self) -> u64 {
+        self.services().budget.reserved_bytes()
+    }
+
     /// The token that opens the whole HTTP API (also in `pki/admin.token`).
     pub fn admin_token(&self) -> &str {
         self.services().pki.admin_token()

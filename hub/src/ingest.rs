@@ -5,6 +5,7 @@
 
 mod connection;
 mod downloads;
+mod reports;
 mod tls;
 mod uploads;
 mod wire;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::{Endpoint, Incoming, VarInt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, debug, info, info_span, warn};
@@ -24,10 +26,16 @@ use crate::clock;
 use crate::identity::{IdentityError, RobotIdentity, robot_of_certificate};
 use crate::metadata::MetadataError;
 use crate::services::{Change, LiveConnection, Services};
-pub use tls::TlsError;
+use reports::Reports;
+pub use tls::{TlsError, server_config};
 
-/// A handshake takes two round trips and some arithmetic.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// Handshakes under way before a robot must first show that it receives at the address that it sends from.
+///
+/// Below, a connection costs one round trip less; above, packets with forged senders cost the hub nothing.
+const HANDSHAKES_UNPROVEN_MAX: usize = 64;
+
+/// Handshakes under way before further ones are not heard: a robot's QUIC asks again by itself.
+const HANDSHAKES_MAX: usize = 1024;
 
 /// How long open uploads may take to finish when the hub stops.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -36,6 +44,9 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// satellite and then some.
 const PROBE_MAX: Duration = Duration::from_secs(2);
 const PROBE_STEP: Duration = Duration::from_millis(20);
+
+/// Probes of one connection: each raises a limit, and takes memory for it.
+const PROBES_MAX: u64 = 32;
 
 /// Why the QUIC port cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -68,16 +79,19 @@ impl Ingest {
     pub(crate) fn start(services: &Arc<Services>) -> Result<Self, ListenError> {
         let address = services.config.quic.listen;
         let failed = |source| ListenError::Bind { address, source };
-        let config = tls::server_config(&services.pki, clock::unix_secs())?;
+        let config = server_config(&services.pki, clock::unix_secs())?;
         let own = tls::endpoint_config(&services.pki)?;
         let socket = std::net::UdpSocket::bind(address).map_err(failed)?;
         let runtime = Arc::new(quinn::TokioRuntime);
         let endpoint = Endpoint::new(own, Some(config), socket, runtime).map_err(failed)?;
         let address = endpoint.local_addr().map_err(failed)?;
+        let (reports, recording) = reports::recorder(services.metadata.clone());
         let ingest = Self { endpoint, address, stop: CancellationToken::new(), tasks: TaskTracker::new() };
+        ingest.tasks.spawn(recording.run());
         ingest.tasks.spawn(accept(
             ingest.endpoint.clone(),
             services.clone(),
+            reports,
             ingest.stop.clone(),
             ingest.tasks.clone(),
         ));
@@ -107,7 +121,14 @@ pub(crate) fn code(code: CloseCode) -> VarInt {
     VarInt::from_u32(code as u32)
 }
 
-async fn accept(endpoint: Endpoint, services: Arc<Services>, stop: CancellationToken, tasks: TaskTracker) {
+async fn accept(
+    endpoint: Endpoint,
+    services: Arc<Services>,
+    reports: Reports,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     loop {
         let incoming = tokio::select! {
             incoming = endpoint.accept() => incoming,
@@ -119,10 +140,27 @@ async fn accept(endpoint: Endpoint, services: Arc<Services>, stop: CancellationT
             incoming.refuse();
             continue;
         }
+        let Some((incoming, place)) = open_door(incoming, &handshakes) else { continue };
         let span = info_span!("connection", address = %incoming.remote_address());
-        let serving = serve(incoming, services.clone(), stop.clone(), tasks.clone());
+        let serving = serve(incoming, place, services.clone(), reports.clone(), stop.clone(), tasks.clone());
         tasks.spawn(serving.instrument(span));
     }
+}
+
+/// Lets a handshake begin, if there is a place for it.
+fn open_door(incoming: Incoming, handshakes: &Arc<Semaphore>) -> Option<(Incoming, OwnedSemaphorePermit)> {
+    let under_way = HANDSHAKES_MAX - handshakes.available_permits();
+    if under_way >= HANDSHAKES_UNPROVEN_MAX && !incoming.remote_address_validated() {
+        if incoming.retry().is_err() {
+            debug!("a robot with a proven address was asked to prove it");
+        }
+        return None;
+    }
+    let Ok(place) = handshakes.clone().try_acquire_owned() else {
+        incoming.ignore();
+        return None;
+    };
+    Some((incoming, place))
 }
 
 /// Why a connection came to nothing.
@@ -130,7 +168,7 @@ async fn accept(endpoint: Endpoint, services: Arc<Services>, stop: CancellationT
 enum ServeError {
     #[error("the handshake failed")]
     Handshake(#[from] quinn::ConnectionError),
-    #[error("the handshake took longer than {} s", HANDSHAKE_MAX.as_secs())]
+    #[error("the handshake took too long (config key limits.greeting_secs)")]
     Slow,
     #[error("the certificate names no robot")]
     Identity(#[from] IdentityError),
@@ -142,8 +180,15 @@ enum ServeError {
     Metadata(#[from] MetadataError),
 }
 
-async fn serve(incoming: Incoming, services: Arc<Services>, stop: CancellationToken, tasks: TaskTracker) {
-    let live = match admit(incoming, &services).await {
+async fn serve(
+    incoming: Incoming,
+    place: OwnedSemaphorePermit,
+    services: Arc<Services>,
+    reports: Reports,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
+    let live = match admit(incoming, place, &services).await {
         Ok(live) => live,
         Err(error) => {
             info!(error = &error as &dyn std::error::Error, "robot not admitted");
@@ -155,16 +200,22 @@ async fn serve(incoming: Incoming, services: Arc<Services>, stop: CancellationTo
     let changed = || Change::Robot { tenant: key.0.clone(), robot: key.1.clone() };
     info!(robot = %identity, "robot connected");
     services.announce(changed());
-    let reason = connection::run(identity, live.clone(), services.clone(), stop, tasks).await;
+    let reason = connection::run(identity, live.clone(), services.clone(), reports, stop, tasks).await;
     services.gone(&key, &live.connection);
     services.announce(changed());
     info!(%reason, "robot disconnected");
 }
 
 /// Completes the handshake and makes the connection the robot's live one.
-async fn admit(incoming: Incoming, services: &Services) -> Result<(RobotIdentity, LiveConnection), ServeError> {
+async fn admit(
+    incoming: Incoming,
+    place: OwnedSemaphorePermit,
+    services: &Services,
+) -> Result<(RobotIdentity, LiveConnection), ServeError> {
     let connecting = incoming.accept()?;
-    let connection = tokio::time::timeout(HANDSHAKE_MAX, connecting).await.map_err(|_| ServeError::Slow)??;
+    let patience = services.config.limits.greeting();
+    let connection = tokio::time::timeout(patience, connecting).await.map_err(|_| ServeError::Slow)??;
+    drop(place);
     let refuse = |close: CloseCode, reason: &str| connection.close(code(close), reason.as_bytes());
     let certified = match robot_of_certificate(&peer_certificate(&connection)) {
         Ok(certified) => certified,
@@ -211,9 +262,12 @@ fn peer_certificate(connection: &quinn::Connection) -> Vec<u8> {
 
 /// Whether the peer of an older connection answers: a killed agent's connection is open until its idle timeout.
 async fn shows_life(connection: &quinn::Connection) -> bool {
-    let heard_before = connection.stats().udp_rx.datagrams;
+    let (probes, heard_before) = (connection.stats().frame_tx.max_streams_uni, connection.stats().udp_rx.datagrams);
+    let Some(raised) = probe_limit(probes) else {
+        // It lived each time that it was asked; if it no longer does, its idle timeout says so.
+        return true;
+    };
     // Raising a limit sends a MAX_STREAMS frame, which a living peer acknowledges; hubs accept no such streams.
-    let raised = VarInt::from_u32(1 + connection.stats().frame_tx.max_streams_uni as u32 * 2);
     connection.set_max_concurrent_uni_streams(raised);
     let steps = PROBE_MAX.as_millis() / PROBE_STEP.as_millis();
     for _ in 0..steps {
@@ -226,4 +280,27 @@ async fn shows_life(connection: &quinn::Connection) -> bool {
         }
     }
     false
+}
+
+/// The limit that the next probe of a connection announces; `None` after [`PROBES_MAX`] of them.
+///
+/// QUIC only tells the peer of a limit that grew by more than an eighth.
+fn probe_limit(probes: u64) -> Option<VarInt> {
+    let limit = (0..probes).fold(1, |limit: u64, _| limit + limit / 4 + 1);
+    if probes < PROBES_MAX { VarInt::from_u64(limit).ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_probe_is_announced_and_their_number_is_bounded() {
+        let limits: Vec<u64> = (0..).map_while(probe_limit).map(VarInt::into_inner).collect();
+        assert_eq!(limits.len() as u64, PROBES_MAX);
+        for pair in limits.windows(2) {
+            assert!(pair[1] - pair[0] > pair[1] / 8, "{pair:?}");
+        }
+        assert!(limits[limits.len() - 1] < 10_000, "streams that are allowed take memory");
+    }
 }

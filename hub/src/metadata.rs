@@ -28,6 +28,7 @@ pub use episodes::{EndingKind, EpisodeFilter, EpisodePage, EpisodeRecord, Locati
 pub(crate) use episodes::{NewChunk, NewEpisode, NewPack, Registered};
 pub use evictions::EvictionRecord;
 pub use releases::ReleaseRecord;
+pub(crate) use robots::NewReport;
 pub use robots::{ReleaseOnRobot, RobotRecord, RobotReport};
 pub use runs::{RunRecord, RunState};
 pub use snapshots::SnapshotRecord;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast};
 use zunft_protocol::ids::{EpisodeId, ReleaseId, RobotId, TenantId};
+use zunft_protocol::limits::MANIFEST_BYTES_MAX;
 
 use crate::config::HubConfig;
 use crate::metadata::Metadata;
@@ -16,6 +17,13 @@ const CHANGES_MAX: usize = 1024;
 
 /// The ingest budget is counted in KiB: the semaphore's permits are 32-bit.
 const BUDGET_UNIT_BYTES: usize = 1024;
+
+/// Memory that a large manifest takes beside its bytes: they are kept until the commit, and so are the list of its
+/// chunks, and sets of those that are present and missing.
+pub(crate) const MANIFEST_MEMORY_FACTOR: usize = 4;
+
+/// Memory that the largest manifest takes.
+pub(crate) const MANIFEST_MEMORY_MAX: usize = MANIFEST_BYTES_MAX * MANIFEST_MEMORY_FACTOR;
 
 /// Something changed. A subscriber that lags misses some and should list again.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -86,7 +94,10 @@ pub(crate) struct Services {
 
 /// A bound on memory for experience that is not committed yet.
 #[derive(Debug, Clone)]
-pub(crate) struct Budget(Arc<Semaphore>);
+pub(crate) struct Budget {
+    permits: Arc<Semaphore>,
+    units: usize,
+}
 
 /// A share of a budget; dropping it gives it back.
 #[derive(Debug)]
@@ -96,13 +107,19 @@ pub(crate) struct BudgetShare {
 
 impl Budget {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Self(Arc::new(Semaphore::new(bytes_max / BUDGET_UNIT_BYTES)))
+        let units = bytes_max / BUDGET_UNIT_BYTES;
+        Self { permits: Arc::new(Semaphore::new(units)), units }
     }
 
     /// A share of so many bytes, if there is enough now.
     pub(crate) fn reserve(&self, bytes: u64) -> Option<BudgetShare> {
         let units = u32::try_from(bytes.div_ceil(BUDGET_UNIT_BYTES as u64)).ok()?;
-        self.0.clone().try_acquire_many_owned(units).ok().map(|permit| BudgetShare { _permit: permit })
+        self.permits.clone().try_acquire_many_owned(units).ok().map(|permit| BudgetShare { _permit: permit })
+    }
+
+    /// Bytes that are given out now, in whole KiB.
+    pub(crate) fn reserved_bytes(&self) -> u64 {
+        ((self.units - self.permits.available_permits()) * BUDGET_UNIT_BYTES) as u64
     }
 }
 

@@ -1,9 +1,12 @@
 //! A chunk: consecutive steps of one stream, column by column, in one compressed block.
 //!
+//! Chunks of a camera's stream hold encoded images: see [`samples`].
+//!
 //! ```text
 //! 0   magic      "ZNC1"
-//! 4   codec      u8: 0 as is, 1 zstd
-//! 5   reserved   3 bytes, zero
+//! 4   codec      u8: 0 as is, 1 zstd; 2 and 3 are those of [`samples`]
+//! 5   flags      u8: bit 0 as [`samples`] has it, the others zero
+//! 6   reserved   2 bytes, zero
 //! 8   steps      u32 little-endian
 //! 12  raw_bytes  u32 little-endian: size of the payload once decompressed
 //! 16  payload    for each column of the stream's schema: the values of all steps, little-endian
@@ -11,8 +14,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::embodiment::{Dtype, Embodiment};
+use crate::embodiment::{Dtype, Embodiment, Encoding, Feature};
 use crate::limits::{CHUNK_BYTES_MAX, CHUNK_RAW_BYTES_MAX, FEATURE_VALUES_MAX, FEATURES_MAX};
+
+pub mod samples;
+
+pub use samples::{Sample, SampleChunk, SampleChunkBuilder};
 
 /// Column with the robot's monotonic time of each step, in nanoseconds.
 pub const MONOTONIC_NS: &str = "monotonic_ns";
@@ -39,6 +46,14 @@ pub struct Column {
 }
 
 impl Column {
+    fn time() -> Self {
+        Self { name: MONOTONIC_NS.to_owned(), dtype: Dtype::I64, values: 1 }
+    }
+
+    fn of(feature: &Feature) -> Self {
+        Self { name: feature.name.clone(), dtype: feature.dtype, values: feature.values() as u32 }
+    }
+
     /// Bytes of one step.
     pub fn step_bytes(&self) -> usize {
         self.values as usize * self.dtype.bytes()
@@ -51,6 +66,9 @@ impl Column {
 pub struct Schema {
     /// In the order in which chunks hold them.
     pub columns: Vec<Column>,
+    /// For a camera: how the images are encoded that each step holds beside its time. See [`samples`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<Encoding>,
 }
 
 /// Why a schema is impossible.
@@ -76,21 +94,29 @@ pub enum ColumnError {
         /// The column.
         name: String,
     },
+    /// Encoded images with columns beside their time.
+    #[error("encoded images have one column beside them, {MONOTONIC_NS:?} of one i64; found others")]
+    Encoded,
 }
 
 impl Schema {
-    /// The schema of the `steps` stream of a robot with this body: time, every feature, reward.
+    /// The schema of the `steps` stream of a robot with this body: time, every feature of a step, reward.
     pub fn steps(embodiment: &Embodiment) -> Self {
-        let column = |name: &str, dtype, values| Column { name: name.to_owned(), dtype, values };
-        let mut columns = vec![column(MONOTONIC_NS, Dtype::I64, 1)];
-        columns.extend(
-            embodiment.features.iter().map(|feature| column(&feature.name, feature.dtype, feature.values() as u32)),
-        );
-        columns.push(column(REWARD, Dtype::F32, 1));
-        Self { columns }
+        let mut columns = vec![Column::time()];
+        columns.extend(embodiment.step_features().map(Column::of));
+        columns.push(Column { name: REWARD.to_owned(), dtype: Dtype::F32, values: 1 });
+        Self { columns, encoding: None }
     }
 
-    /// Bytes of one step over all columns.
+    /// The schema of a feature that is a stream of its own: time, and its values or encoded images.
+    pub fn stream(feature: &Feature) -> Self {
+        match feature.encoding {
+            Some(encoding) => Self { columns: vec![Column::time()], encoding: Some(encoding) },
+            None => Self { columns: vec![Column::time(), Column::of(feature)], encoding: None },
+        }
+    }
+
+    /// Bytes of one step over all columns; encoded images come on top.
     pub fn step_bytes(&self) -> usize {
         self.columns.iter().map(Column::step_bytes).sum()
     }
@@ -108,6 +134,9 @@ impl Schema {
                 return Err(ColumnError::Duplicate { name: column.name.clone() });
             }
         }
+        if self.encoding.is_some() && self.columns != [Column::time()] {
+            return Err(ColumnError::Encoded);
+        }
         Ok(())
     }
 }
@@ -124,8 +153,10 @@ pub enum ChunkError {
     /// Not a chunk, or of an unknown version.
     #[error("these bytes do not begin like a chunk (\"ZNC1\")")]
     Header,
-    /// A compression that this program does not know.
-    #[error("chunk uses codec {codec}; this program knows 0 (as is) and 1 (zstd): upgrade it")]
+    /// A compression that this program does not know, or that another kind of stream has.
+    #[error(
+        "chunk uses codec {codec}; here this program knows 0 (as is) and 1 (zstd), and for images 2 (JPEG) and 3 (H.264)"
+    )]
     Codec {
         /// The codec found.
         codec: u8,
@@ -141,6 +172,15 @@ pub enum ChunkError {
         raw_bytes: u32,
         /// Bytes that so many steps need.
         expected: usize,
+    },
+    /// The stream holds encoded images, the chunk was to be read as numbers.
+    #[error("the stream holds encoded images; read its chunks as samples")]
+    Encoded,
+    /// The table of samples contradicts itself.
+    #[error("chunk of {samples} images is damaged: its lengths, key frames or flags contradict each other")]
+    Samples {
+        /// How many images it claims.
+        samples: u32,
     },
     /// The payload does not decompress to what the header says.
     #[error("chunk payload is damaged or truncated")]
@@ -182,6 +222,11 @@ impl ChunkBuilder {
         self.steps
     }
 
+    /// Memory that it holds.
+    pub fn memory_bytes(&self) -> usize {
+        self.columns.iter().map(Vec::capacity).sum()
+    }
+
     /// Size before compression.
     pub fn raw_bytes(&self) -> usize {
         self.steps as usize * self.schema.step_bytes()
@@ -201,6 +246,36 @@ impl ChunkBuilder {
     }
 }
 
+/// The fields of a chunk's header.
+struct Header {
+    codec: u8,
+    flags: u8,
+    steps: u32,
+    raw_bytes: u32,
+}
+
+impl Header {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&[self.codec, self.flags, 0, 0]);
+        out.extend_from_slice(&self.steps.to_le_bytes());
+        out.extend_from_slice(&self.raw_bytes.to_le_bytes());
+    }
+}
+
+/// The header and the payload of a chunk of any kind.
+fn split(stored: &[u8]) -> Result<(Header, &[u8]), ChunkError> {
+    if stored.len() > CHUNK_BYTES_MAX {
+        return Err(ChunkError::TooLarge { bytes: stored.len() });
+    }
+    let (header, payload) = stored.split_at_checked(HEADER_BYTES).ok_or(ChunkError::Header)?;
+    let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    if header[..4] != MAGIC || header[6..8] != [0, 0] {
+        return Err(ChunkError::Header);
+    }
+    Ok((Header { codec: header[4], flags: header[5], steps: word(8), raw_bytes: word(12) }, payload))
+}
+
 fn encode(raw: &[u8], steps: u32) -> Vec<u8> {
     let compressed = zstd::bulk::compress(raw, ZSTD_LEVEL).ok().filter(|compressed| compressed.len() < raw.len());
     let (codec, payload) = match &compressed {
@@ -208,10 +283,7 @@ fn encode(raw: &[u8], steps: u32) -> Vec<u8> {
         None => (0, raw),
     };
     let mut stored = Vec::with_capacity(HEADER_BYTES + payload.len());
-    stored.extend_from_slice(&MAGIC);
-    stored.extend_from_slice(&[codec, 0, 0, 0]);
-    stored.extend_from_slice(&steps.to_le_bytes());
-    stored.extend_from_slice(&(raw.len() as u32).to_le_bytes());
+    Header { codec, flags: 0, steps, raw_bytes: raw.len() as u32 }.write(&mut stored);
     stored.extend_from_slice(payload);
     stored
 }
@@ -227,20 +299,19 @@ pub struct Chunk {
 impl Chunk {
     /// Reads stored bytes as steps of `schema`, which must have passed [`Schema::check`].
     pub fn decode(stored: &[u8], schema: &Schema) -> Result<Self, ChunkError> {
-        if stored.len() > CHUNK_BYTES_MAX {
-            return Err(ChunkError::TooLarge { bytes: stored.len() });
+        if schema.encoding.is_some() {
+            return Err(ChunkError::Encoded);
         }
-        let (header, payload) = stored.split_at_checked(HEADER_BYTES).ok_or(ChunkError::Header)?;
-        let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-        if header[..4] != MAGIC || header[5..8] != [0, 0, 0] {
+        let (header, payload) = split(stored)?;
+        if header.flags != 0 {
             return Err(ChunkError::Header);
         }
-        let (steps, raw_bytes) = (word(8), word(12));
+        let Header { codec, steps, raw_bytes, .. } = header;
         let expected = (steps as usize).saturating_mul(schema.step_bytes());
         if steps == 0 || expected != raw_bytes as usize || expected > CHUNK_RAW_BYTES_MAX {
             return Err(ChunkError::Size { steps, raw_bytes, expected });
         }
-        let raw = match header[4] {
+        let raw = match codec {
             0 => payload.to_vec(),
             1 => zstd::bulk::decompress(payload, expected).map_err(|_| ChunkError::Payload)?,
             codec => return Err(ChunkError::Codec { codec }),

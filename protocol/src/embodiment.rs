@@ -7,13 +7,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::cbor;
 use crate::ids::EmbodimentId;
-use crate::limits::{FEATURE_VALUES_MAX, FEATURES_MAX, SHAPE_DIMS_MAX, STEP_BYTES_MAX};
+use crate::limits::{
+    EMBODIMENT_BYTES_MAX, FEATURE_VALUES_MAX, FEATURES_MAX, IMAGE_VALUES_MAX, SHAPE_DIMS_MAX, STEP_BYTES_MAX,
+};
 
 /// Name of the feature that the robot commands.
 pub const ACTION: &str = "action";
 
 /// Prefix of the features that the robot senses.
 pub const OBSERVATION_PREFIX: &str = "observation.";
+
+/// Prefix of the cameras' names.
+pub const IMAGES_PREFIX: &str = "observation.images.";
 
 /// Name of the proprioceptive state, where a robot has one vector for it.
 pub const OBSERVATION_STATE: &str = "observation.state";
@@ -43,7 +48,17 @@ impl Dtype {
     }
 }
 
-/// One named quantity that a robot senses or commands at every step.
+/// How a camera's images are stored: as bytes of varying length, just as they were given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// Each sample is a whole JPEG file.
+    Jpeg,
+    /// Each sample is one access unit; some need those before them, back to a key frame.
+    H264,
+}
+
+/// One named quantity that a robot senses or commands: at every step, or as a stream of its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Feature {
@@ -65,6 +80,12 @@ pub struct Feature {
     /// Greatest allowed value of each dimension; empty where unbounded.
     #[serde(default)]
     pub max: Vec<f64>,
+    /// Nominal rate of samples, where it is not that of the steps: the feature is then a stream of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_hz: Option<f64>,
+    /// For a camera that is a stream of its own: how its images are stored. The shape is `[height, width, channels]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<Encoding>,
 }
 
 impl Feature {
@@ -78,7 +99,25 @@ impl Feature {
             units: Vec::new(),
             min: Vec::new(),
             max: Vec::new(),
+            rate_hz: None,
+            encoding: None,
         }
+    }
+
+    /// The RGB camera `observation.images.<camera>`, a stream of its own.
+    pub fn camera(camera: &str, height: u32, width: u32, rate_hz: f64, encoding: Encoding) -> Self {
+        Self {
+            dtype: Dtype::U8,
+            shape: vec![height, width, 3],
+            rate_hz: Some(rate_hz),
+            encoding: Some(encoding),
+            ..Self::vector(&format!("{IMAGES_PREFIX}{camera}"), 0)
+        }
+    }
+
+    /// Whether its samples are a stream of their own, and no part of a step.
+    pub fn is_stream(&self) -> bool {
+        self.rate_hz.is_some() || self.encoding.is_some()
     }
 
     /// Values in one step. Trust it only after [`Embodiment::check`].
@@ -86,7 +125,7 @@ impl Feature {
         self.shape.iter().map(|&dim| dim as usize).product()
     }
 
-    /// Bytes of one step.
+    /// Bytes of one step, or of one sample that is not encoded.
     pub fn bytes(&self) -> usize {
         self.values() * self.dtype.bytes()
     }
@@ -155,6 +194,24 @@ pub enum EmbodimentError {
         /// The rate.
         rate_hz: f64,
     },
+    /// A feature that cannot be a stream of its own as it stands.
+    #[error("feature {feature:?} cannot be a stream of its own: {reason}")]
+    Stream {
+        /// The feature.
+        feature: String,
+        /// Why, and the remedy.
+        reason: &'static str,
+    },
+    /// A description too large to travel with every episode.
+    #[error(
+        "the description of embodiment {name:?} takes {bytes} bytes; at most {EMBODIMENT_BYTES_MAX} are allowed: shorten its lists of names and limits"
+    )]
+    TooLarge {
+        /// The embodiment.
+        name: String,
+        /// Its size, encoded.
+        bytes: usize,
+    },
     /// A step too large to record.
     #[error("one step of embodiment {name:?} takes {bytes} bytes; at most {STEP_BYTES_MAX} are allowed")]
     StepSize {
@@ -187,16 +244,21 @@ impl Embodiment {
         if !(self.rate_hz.is_finite() && self.rate_hz > 0.0) {
             return Err(EmbodimentError::Rate { name: self.name.clone(), rate_hz: self.rate_hz });
         }
-        let mut bytes = 0;
         for (i, feature) in self.features.iter().enumerate() {
             check_feature(feature)?;
+            check_stream(feature)?;
             if self.features[..i].iter().any(|other| other.name == feature.name) {
                 return Err(EmbodimentError::Duplicate { feature: feature.name.clone() });
             }
-            bytes += feature.bytes();
         }
+        let samples = self.streams().filter(|feature| feature.encoding.is_none()).map(Feature::bytes);
+        let bytes = samples.chain([self.step_bytes()]).max().unwrap_or(0);
         if bytes > STEP_BYTES_MAX {
             return Err(EmbodimentError::StepSize { name: self.name.clone(), bytes });
+        }
+        let bytes = cbor::encode(self).len();
+        if bytes > EMBODIMENT_BYTES_MAX {
+            return Err(EmbodimentError::TooLarge { name: self.name.clone(), bytes });
         }
         Ok(())
     }
@@ -206,9 +268,19 @@ impl Embodiment {
         EmbodimentId::from_bytes(*blake3::hash(&cbor::encode(self)).as_bytes())
     }
 
-    /// The features that a policy reads.
+    /// The features that every step carries, in their order.
+    pub fn step_features(&self) -> impl Iterator<Item = &Feature> {
+        self.features.iter().filter(|feature| !feature.is_stream())
+    }
+
+    /// The features that are streams of their own, in their order: that of the streams of an episode after `steps`.
+    pub fn streams(&self) -> impl Iterator<Item = &Feature> {
+        self.features.iter().filter(|feature| feature.is_stream())
+    }
+
+    /// The features of a step that a policy reads.
     pub fn observations(&self) -> impl Iterator<Item = &Feature> {
-        self.features.iter().filter(|feature| feature.name.starts_with(OBSERVATION_PREFIX))
+        self.step_features().filter(|feature| feature.name.starts_with(OBSERVATION_PREFIX))
     }
 
     /// The feature that a policy writes, where there is one.
@@ -221,9 +293,9 @@ impl Embodiment {
         self.features.iter().find(|feature| feature.name == name)
     }
 
-    /// Raw bytes of one step over all features.
+    /// Raw bytes of one step over all features that it carries.
     pub fn step_bytes(&self) -> usize {
-        self.features.iter().map(Feature::bytes).sum()
+        self.step_features().map(Feature::bytes).sum()
     }
 }
 
@@ -232,8 +304,10 @@ fn check_feature(feature: &Feature) -> Result<(), EmbodimentError> {
     if feature.name != ACTION && feature.name.strip_prefix(OBSERVATION_PREFIX).is_none_or(str::is_empty) {
         return Err(EmbodimentError::FeatureName { feature: name() });
     }
+    // An encoded image is bounded by its bytes.
+    let values_max = if feature.encoding.is_some() { IMAGE_VALUES_MAX } else { FEATURE_VALUES_MAX };
     let values = feature.shape.iter().try_fold(1_usize, |product, &dim| {
-        product.checked_mul(dim as usize).filter(|&product| product > 0 && product <= FEATURE_VALUES_MAX)
+        product.checked_mul(dim as usize).filter(|&product| product > 0 && product <= values_max)
     });
     let values = match values {
         Some(values) if (1..=SHAPE_DIMS_MAX).contains(&feature.shape.len()) => values,
@@ -256,6 +330,28 @@ fn check_feature(feature: &Feature) -> Result<(), EmbodimentError> {
         let max = feature.max.get(index).copied().unwrap_or(f64::MAX);
         if !(min.is_finite() && max.is_finite() && min <= max) {
             return Err(EmbodimentError::Limit { feature: name(), index });
+        }
+    }
+    Ok(())
+}
+
+fn check_stream(feature: &Feature) -> Result<(), EmbodimentError> {
+    let refuse = |reason| Err(EmbodimentError::Stream { feature: feature.name.clone(), reason });
+    if !feature.is_stream() {
+        return Ok(());
+    }
+    if feature.name == ACTION {
+        return refuse("the action is what a step is about; leave out its rate and encoding");
+    }
+    if feature.rate_hz.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
+        return refuse("its rate is no positive number of Hz; correct it or leave it out");
+    }
+    if feature.encoding.is_some() {
+        if feature.name.strip_prefix(IMAGES_PREFIX).is_none_or(str::is_empty) {
+            return refuse("an encoding is for cameras; name it observation.images.<camera> or leave out the encoding");
+        }
+        if feature.dtype != Dtype::U8 || feature.shape.len() != 3 || ![1, 3].contains(&feature.shape[2]) {
+            return refuse("a camera has dtype u8 and shape [height, width, 3], or 1 for grey; correct them");
         }
     }
     Ok(())
@@ -304,5 +400,39 @@ mod tests {
         refused(|e| e.features[1].min = vec![f64::NAN; 4]);
         refused(|e| e.features[1].name = OBSERVATION_STATE.into());
         refused(|e| e.rate_hz = 0.0);
+        refused(|e| e.name = "x".repeat(EMBODIMENT_BYTES_MAX));
+    }
+
+    #[test]
+    fn a_camera_and_a_feature_with_a_rate_are_no_part_of_a_step() {
+        let mut body = sawyer();
+        body.features.push(Feature::camera("wrist", 1080, 1920, 30.0, Encoding::Jpeg));
+        body.features.push(Feature { rate_hz: Some(1000.0), ..Feature::vector("observation.force", 6) });
+        assert_eq!(body.check(), Ok(()));
+        assert_eq!(body.step_bytes(), (39 + 4) * 4);
+        let names: Vec<&str> = body.streams().map(|feature| feature.name.as_str()).collect();
+        assert_eq!(names, ["observation.images.wrist", "observation.force"]);
+        let json = serde_json::to_value(&body.features[2]).unwrap();
+        assert_eq!((&json["rate_hz"], &json["encoding"]), (&30.0.into(), &"jpeg".into()));
+        assert!(body.observations().all(|feature| !feature.is_stream()));
+    }
+
+    #[test]
+    fn impossible_streams_are_refused() {
+        let refused = |change: fn(&mut Feature)| {
+            let mut body = sawyer();
+            body.features.push(Feature::camera("wrist", 480, 640, 30.0, Encoding::H264));
+            assert_eq!(body.check(), Ok(()));
+            change(&mut body.features[2]);
+            assert!(matches!(body.check(), Err(EmbodimentError::Stream { .. })), "{body:?}");
+        };
+        refused(|f| f.rate_hz = Some(0.0));
+        refused(|f| f.name = "observation.wrist".into());
+        refused(|f| f.dtype = Dtype::F32);
+        refused(|f| f.shape = vec![480, 640]);
+        refused(|f| f.shape = vec![480, 640, 4]);
+        let mut body = sawyer();
+        body.features[1].rate_hz = Some(10.0);
+        assert!(matches!(body.check(), Err(EmbodimentError::Stream { .. })), "an action of its own rate");
     }
 }

@@ -12,7 +12,7 @@ use crate::cbor::{self, CborError};
 use crate::chunk::{ColumnError, Schema};
 use crate::embodiment::{Embodiment, EmbodimentError};
 use crate::ids::{BootId, ChunkId, Digest, EpisodeId, RecordingId, ReleaseId, RobotId, SiteId, TaskName, TenantId};
-use crate::limits::{CHUNK_BYTES_MAX, EPISODE_CHUNKS_MAX, EPISODE_STEPS_MAX, MANIFEST_BYTES_MAX};
+use crate::limits::{CHUNK_BYTES_MAX, EPISODE_CHUNKS_MAX, EPISODE_STEPS_MAX, INTERVENTIONS_MAX, MANIFEST_BYTES_MAX};
 
 /// Name of the stream that carries every step's numbers.
 pub const STEPS_STREAM: &str = "steps";
@@ -145,7 +145,7 @@ pub struct ChunkRef {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stream {
-    /// [`STEPS_STREAM`], or the feature's name for a camera.
+    /// [`STEPS_STREAM`], or the name of the feature that is a stream of its own.
     pub name: String,
     /// What each step holds.
     pub schema: Schema,
@@ -201,7 +201,7 @@ pub struct Manifest {
     pub steps: u64,
     /// When it happened.
     pub clock: Clock,
-    /// The streams, `steps` first.
+    /// The streams: `steps`, then the features that are streams of their own, in the embodiment's order.
     pub streams: Vec<Stream>,
 }
 
@@ -243,10 +243,18 @@ pub enum ManifestError {
         count_max: u64,
     },
     /// Streams missing, doubled or out of order.
-    #[error("episode streams are {found:?}; the first must be {STEPS_STREAM:?} and no name may repeat")]
+    #[error("episode streams are {found:?}; its embodiment has {expected:?}, in this order")]
     Streams {
         /// The names found.
         found: Vec<String>,
+        /// The names that belong there.
+        expected: Vec<String>,
+    },
+    /// A stream that is not what its feature promises.
+    #[error("the columns of stream {stream:?} are not those of its feature in the embodiment")]
+    StreamSchema {
+        /// The stream.
+        stream: String,
     },
     /// A chunk that cannot be.
     #[error(
@@ -317,6 +325,7 @@ impl Manifest {
         }
         at_most("steps", self.steps, EPISODE_STEPS_MAX)?;
         at_most("chunks", self.chunks().count() as u64, EPISODE_CHUNKS_MAX as u64)?;
+        at_most("interventions", self.interventions.len() as u64, INTERVENTIONS_MAX as u64)?;
         self.check_streams()?;
         let mut free_from = 0;
         for range in &self.interventions {
@@ -329,10 +338,16 @@ impl Manifest {
     }
 
     fn check_streams(&self) -> Result<(), ManifestError> {
-        let names: Vec<&str> = self.streams.iter().map(|stream| stream.name.as_str()).collect();
-        let repeated = names.iter().enumerate().any(|(i, name)| names[..i].contains(name));
-        if names.first() != Some(&STEPS_STREAM) || repeated {
-            return Err(ManifestError::Streams { found: names.iter().map(|&name| name.to_owned()).collect() });
+        let features = || self.embodiment.streams();
+        let expected = || std::iter::once(STEPS_STREAM).chain(features().map(|feature| feature.name.as_str()));
+        if !self.streams.iter().map(|stream| stream.name.as_str()).eq(expected()) {
+            let found = self.streams.iter().map(|stream| stream.name.clone()).collect();
+            return Err(ManifestError::Streams { found, expected: expected().map(str::to_owned).collect() });
+        }
+        for (stream, feature) in self.streams[1..].iter().zip(features()) {
+            if stream.schema != Schema::stream(feature) {
+                return Err(ManifestError::StreamSchema { stream: stream.name.clone() });
+            }
         }
         for stream in &self.streams {
             stream.schema.check().map_err(|source| ManifestError::Schema { stream: stream.name.clone(), source })?;
@@ -365,7 +380,8 @@ fn at_most(what: &'static str, count: u64, count_max: u64) -> Result<(), Manifes
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::embodiment::{ACTION, Feature, OBSERVATION_STATE};
+    use crate::embodiment::{ACTION, Encoding, Feature, OBSERVATION_STATE};
+    use crate::limits::{CHUNK_REF_BYTES_MAX, EMBODIMENT_BYTES_MAX, INTERVENTION_BYTES_MAX};
 
     pub(crate) fn manifest() -> Manifest {
         let embodiment = Embodiment {
@@ -446,5 +462,62 @@ pub(crate) mod tests {
         refused(|m| m.interventions = vec![(1..3).into(), (2..4).into()]);
         refused(|m| m.interventions = vec![(4..6).into()]);
         refused(|m| m.embodiment.features.clear());
+        refused(|m| m.streams[0].schema.encoding = Some(Encoding::Jpeg));
+    }
+
+    fn manifest_with_camera() -> Manifest {
+        let mut manifest = manifest();
+        let camera = Feature::camera("top", 480, 640, 30.0, Encoding::Jpeg);
+        let chunks = vec![ChunkRef { id: ChunkId::of(b"c"), bytes: 9, steps: 7 }];
+        manifest.streams.push(Stream { name: camera.name.clone(), schema: Schema::stream(&camera), chunks });
+        manifest.embodiment.features.push(camera);
+        manifest
+    }
+
+    #[test]
+    fn a_camera_is_a_stream_of_its_own_and_the_id_is_frozen() {
+        let bytes = manifest_with_camera().encode();
+        assert_eq!(Manifest::decode(&bytes).unwrap(), manifest_with_camera());
+        assert_eq!(
+            EpisodeId::of(&bytes).to_string(),
+            "c802e2dab636f24e54a9dadb57032985136232ecf26676fd68f7d315ba927f58"
+        );
+    }
+
+    #[test]
+    fn streams_that_the_embodiment_does_not_promise_are_refused() {
+        let refused = |change: fn(&mut Manifest)| {
+            let mut changed = manifest_with_camera();
+            change(&mut changed);
+            assert!(Manifest::decode(&changed.encode()).is_err(), "{changed:?}");
+        };
+        refused(|m| drop(m.streams.pop()));
+        refused(|m| m.streams.swap(0, 1));
+        refused(|m| m.streams[1].name = "observation.images.side".into());
+        refused(|m| m.streams[1].schema.encoding = Some(Encoding::H264));
+        refused(|m| m.streams[1].schema = m.streams[0].schema.clone());
+        refused(|m| m.embodiment.features[2].encoding = None);
+    }
+
+    #[test]
+    fn the_largest_manifest_is_within_its_bound() {
+        let mut largest = manifest_with_camera();
+        let (largest_ref, most) = (
+            ChunkRef { id: ChunkId::of(b"x"), bytes: CHUNK_BYTES_MAX as u32, steps: u32::MAX },
+            (u64::MAX - 1..u64::MAX).into(),
+        );
+        assert!(cbor::encode(&largest_ref).len() <= CHUNK_REF_BYTES_MAX);
+        assert!(cbor::encode::<StepRange>(&most).len() <= INTERVENTION_BYTES_MAX);
+        let encoded = cbor::encode(&largest.embodiment).len();
+        largest.embodiment.features[2].name.push_str(&"x".repeat(EMBODIMENT_BYTES_MAX - encoded - 4));
+        largest.streams[1].name.clone_from(&largest.embodiment.features[2].name);
+        largest.interventions = (0..INTERVENTIONS_MAX as u64).map(|i| (2 * i..2 * i + 1).into()).collect();
+        largest.steps = 1 << 20;
+        largest.streams[0].chunks = vec![ChunkRef { steps: 1 << 20, ..largest_ref.clone() }];
+        largest.streams[1].chunks = vec![largest_ref.clone(); EPISODE_CHUNKS_MAX - 1];
+        let bytes = largest.encode();
+        assert!(Manifest::decode(&bytes).is_ok(), "{} bytes", bytes.len());
+        largest.streams[1].chunks.push(largest_ref);
+        assert!(matches!(Manifest::decode(&largest.encode()), Err(ManifestError::TooMany { .. })));
     }
 }

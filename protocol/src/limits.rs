@@ -22,13 +22,38 @@ pub const CHUNK_BYTES_TARGET: usize = 256 * 1024;
 /// A zstd bomb stops here; [`CHUNK_BYTES_TARGET`] plus one step of any allowed embodiment is far below.
 pub const CHUNK_RAW_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Largest encoded episode manifest.
+/// Largest encoded episode manifest: an hour of ten cameras at 30 Hz has some 60,000 chunks, 3.5 MB of references.
 ///
-/// Room for about seventeen thousand chunk references, 4 GiB of experience at the target size.
-pub const MANIFEST_BYTES_MAX: usize = 1024 * 1024;
+/// With the header of its record it fits a segment of 8 MiB on the robot.
+pub const MANIFEST_BYTES_MAX: usize = 8 * 1024 * 1024 - 16 * 1024;
 
-/// Most chunks in one episode: somewhat more than [`MANIFEST_BYTES_MAX`] has room for, so that bytes decide.
-pub const EPISODE_CHUNKS_MAX: usize = 20_000;
+/// Most bytes that one [`ChunkRef`](crate::episode::ChunkRef) takes in a manifest: the digest, two numbers, three names.
+pub const CHUNK_REF_BYTES_MAX: usize = 64;
+
+/// Most chunks in one episode, over all its streams.
+///
+/// A manifest with so many is within [`MANIFEST_BYTES_MAX`] whatever else it says; the bitmap of WANT is within a
+/// message.
+pub const EPISODE_CHUNKS_MAX: usize = 100_000;
+
+/// Most ranges of steps under human control in one episode: one a second for four hours.
+pub const INTERVENTIONS_MAX: usize = 16_384;
+
+/// Most bytes that one range takes in a manifest.
+pub const INTERVENTION_BYTES_MAX: usize = 32;
+
+/// Largest encoded embodiment: it travels in every manifest, and its names again in the streams.
+pub const EMBODIMENT_BYTES_MAX: usize = 256 * 1024;
+
+// The names in the streams and their schemas repeat the embodiment's at most twice; the last term is all else.
+const _: () = assert!(
+    EPISODE_CHUNKS_MAX * CHUNK_REF_BYTES_MAX
+        + INTERVENTIONS_MAX * INTERVENTION_BYTES_MAX
+        + 3 * EMBODIMENT_BYTES_MAX
+        + 64 * 1024
+        <= MANIFEST_BYTES_MAX
+);
+const _: () = assert!(EPISODE_CHUNKS_MAX.div_ceil(8) + 1024 <= MESSAGE_BYTES_MAX);
 
 /// Most steps in one episode: 11 days at 1 kHz would be a log, not an episode.
 pub const EPISODE_STEPS_MAX: u64 = 1_000_000_000;
@@ -38,6 +63,14 @@ pub const FEATURES_MAX: usize = 256;
 
 /// Most values in one feature of one step: a 1280x720 RGB image and then some.
 pub const FEATURE_VALUES_MAX: usize = 4 * 1024 * 1024;
+
+/// Most values in one image of a camera whose images are encoded: 32 million, a 4K RGB image and then some.
+///
+/// Nothing is allocated for them: the encoded bytes have [`SAMPLE_BYTES_MAX`].
+pub const IMAGE_VALUES_MAX: usize = 32 * 1024 * 1024;
+
+/// Largest encoded image of a stream: alone, it fits a chunk.
+pub const SAMPLE_BYTES_MAX: usize = CHUNK_BYTES_MAX - 1024;
 
 /// Most dimensions of a feature's shape; LeRobot writes up to five.
 pub const SHAPE_DIMS_MAX: usize = 5;
@@ -72,7 +105,7 @@ pub const ASSIGNED_RELEASES_MAX: usize = 64;
 /// Two hide the round trip of OFFER and WANT; more would only split the link.
 pub const UPLOADS_IN_FLIGHT_MAX: usize = 4;
 
-/// Largest body of a frame on the local socket: one step or one JSON text.
+/// Largest body of a frame on the local socket: one step, one image or one JSON text.
 pub const LOCAL_FRAME_BYTES_MAX: usize = STEP_BYTES_MAX + 4096;
 
 /// Most tombstones in one message: at about 150 bytes each they stay well below [`MESSAGE_BYTES_MAX`].

@@ -22,6 +22,10 @@ pub const STEP_PREFIX_BYTES: usize = 16;
 
 /// STEP flag: a person had taken over.
 pub const STEP_INTERVENTION: u32 = 1;
+/// SAMPLE flag: the image can be decoded without those before it.
+pub const SAMPLE_KEY_FRAME: u32 = 1;
+/// SAMPLE flag: the bytes are raw pixels, which the agent encodes.
+pub const SAMPLE_RAW: u32 = 2;
 /// ACT flag: the first step of an episode.
 pub const ACT_FIRST: u32 = 1;
 
@@ -81,6 +85,8 @@ frame_types! {
     Subscribe = 7,
     /// Asks for the same bytes.
     Echo = 8,
+    /// Records a sample of a stream of its own.
+    Sample = 9,
     /// Answers BEGIN.
     Begun = 129,
     /// Answers END.
@@ -232,6 +238,14 @@ pub struct Ended {
     pub episode: EpisodeId,
     /// Its steps.
     pub steps: u64,
+    /// Raw images that were not encoded in time and are not in it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub images_dropped: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Body of ERROR.
@@ -290,6 +304,45 @@ impl<'a> Step<'a> {
             return Err(reader.error("unknown flags"));
         }
         Ok(Self { monotonic_ns, reward, intervention: flags == STEP_INTERVENTION, features: reader.rest })
+    }
+}
+
+/// Body of SAMPLE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sample<'a> {
+    /// When it was taken.
+    pub monotonic_ns: u64,
+    /// Which feature of the embodiment, by its place in the list, from 0.
+    pub feature: u32,
+    /// Whether an image can be decoded without those before it; without a meaning for numbers.
+    pub key_frame: bool,
+    /// Whether an image is raw pixels, `[height, width, channels]` in row-major order.
+    pub raw: bool,
+    /// The encoded image, the pixels or the values.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> Sample<'a> {
+    /// Appends the body to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.monotonic_ns.to_le_bytes());
+        out.extend_from_slice(&self.feature.to_le_bytes());
+        let flags = if self.key_frame { SAMPLE_KEY_FRAME } else { 0 } | if self.raw { SAMPLE_RAW } else { 0 };
+        out.extend_from_slice(&flags.to_le_bytes());
+        out.extend_from_slice(self.bytes);
+    }
+
+    /// Reads a body; the caller checks what the bytes must be.
+    pub fn decode(body: &'a [u8]) -> Result<Self, FrameError> {
+        let mut reader = Reader { frame: "SAMPLE", rest: body };
+        let monotonic_ns = reader.u64()?;
+        let feature = reader.u32()?;
+        let flags = reader.u32()?;
+        if flags & !(SAMPLE_KEY_FRAME | SAMPLE_RAW) != 0 {
+            return Err(reader.error("unknown flags"));
+        }
+        let (key_frame, raw) = (flags & SAMPLE_KEY_FRAME != 0, flags & SAMPLE_RAW != 0);
+        Ok(Self { monotonic_ns, feature, key_frame, raw, bytes: reader.rest })
     }
 }
 
@@ -503,6 +556,28 @@ mod tests {
     }
 
     #[test]
+    fn sample_is_frozen() {
+        let sample = Sample { monotonic_ns: 258, feature: 3, key_frame: true, raw: false, bytes: &[0xff, 0xd8] };
+        let mut body = Vec::new();
+        sample.encode(&mut body);
+        assert_eq!(
+            body,
+            [
+                2, 1, 0, 0, 0, 0, 0, 0, // monotonic_ns
+                3, 0, 0, 0, // feature
+                1, 0, 0, 0, // flags: key frame
+                0xff, 0xd8, // bytes
+            ]
+        );
+        assert_eq!(Sample::decode(&body).unwrap(), sample);
+        body[12] = 2;
+        assert!(Sample::decode(&body).unwrap().raw);
+        body[12] = 4;
+        assert!(Sample::decode(&body).is_err());
+        assert!(Sample::decode(&body[..15]).is_err());
+    }
+
+    #[test]
     fn begin_reads_as_documented() {
         let begin: Begin = serde_json::from_str(
             r#"{"task": "pick-place", "actor": "script", "embodiment": {"name": "cell", "rate_hz": 20.0,
@@ -542,6 +617,7 @@ mod tests {
         #[test]
         fn arbitrary_bodies_never_panic(body in proptest::collection::vec(any::<u8>(), 0..120)) {
             let _step = Step::decode(&body);
+            let _sample = Sample::decode(&body);
             let _act = Act::decode(&body);
             let _action = Action::decode(&body);
             let _progress = Progress::decode(&body);

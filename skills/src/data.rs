@@ -4,6 +4,7 @@
 //! knows a network: a hub's store and a local directory both look like an [`EpisodeSource`].
 
 mod dataset;
+mod export;
 mod import;
 mod lerobot;
 mod selection;
@@ -14,6 +15,7 @@ mod source;
 pub(crate) mod fixture;
 
 pub use dataset::{DATASET_VALUES_MAX, Dataset, DatasetEpisode, DatasetError, MixedEmbodiments};
+pub use export::{ExportError, ExportOptions, ExportSummary, UnknownOutcomes, export_lerobot};
 pub use import::{
     EpisodeSink, ImportError, ImportOptions, ImportProgress, ImportedEpisode, SinkError, import_episode,
     import_lerobot, robot_for,

@@ -4,7 +4,13 @@
 
 #[path = "all/fleet.rs"]
 mod fleet;
+#[path = "all/hostile.rs"]
+mod hostile;
 #[path = "all/kill.rs"]
 mod kill;
+#[path = "all/simulation.rs"]
+mod simulation;
+#[path = "all/streams.rs"]
+mod streams;
 #[path = "all/tidy.rs"]
 mod tidy;

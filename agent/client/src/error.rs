@@ -55,19 +55,23 @@ pub enum ConnectError {
     },
 }
 
-/// A step that the agent did not keep.
+/// A step or sample that the agent did not keep.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("step {step} was refused: {message} ({code})")]
+#[error("{} {step} was refused: {message} ({code})", .stream.as_deref().unwrap_or("step"))]
 pub struct Refusal {
-    /// Which one, counting the recording's steps from 0 as they were sent.
+    /// Which one, counting the recording's steps, or the stream's samples, from 0 as they were sent.
+    ///
+    /// Samples are counted modulo 2^22.
     pub step: u64,
+    /// The stream, for a sample of one.
+    pub stream: Option<String>,
     /// For programs; see docs/local-socket.md.
     pub code: String,
     /// For people.
     pub message: String,
 }
 
-/// Why a step was not sent.
+/// Why a step or sample was not sent.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
     /// No recording is open.
@@ -95,8 +99,24 @@ pub enum StepError {
         /// Type given.
         found_dtype: Dtype,
     },
+    /// A sample for what is no stream of its own.
+    #[error("feature {stream:?} is no stream of its own in this embodiment; it has {known}")]
+    NoStream {
+        /// The name given.
+        stream: String,
+        /// The streams that there are.
+        known: String,
+    },
+    /// A sample of another kind than its stream.
+    #[error("a sample of {stream:?} is to be {expected}")]
+    Sample {
+        /// The stream.
+        stream: String,
+        /// What belongs there.
+        expected: &'static str,
+    },
     /// The connection failed.
-    #[error("could not send the step")]
+    #[error("could not send it")]
     Connection(#[from] CallError),
 }
 
@@ -114,7 +134,7 @@ pub enum CallError {
         message: String,
     },
     /// The recording lacks steps that were sent. It goes on, or ended as `ended` says.
-    #[error("{count} steps of the recording were refused")]
+    #[error("{count} steps or samples of the recording were refused")]
     StepsRefused {
         /// How many.
         count: u64,

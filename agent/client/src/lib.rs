@@ -1,5 +1,7 @@
 //! What a robot's control program links: record and act over the agent's local socket.
 //!
+//! Cameras, and features with a rate of their own, are streams beside the steps: [`Robot::sample`].
+//!
 //! Blocking, on one thread, without a runtime. It knows the socket's protocol (docs/local-socket.md) and nothing
 //! of networks, hubs or neural networks.
 //!
@@ -29,14 +31,16 @@ mod clock;
 mod connection;
 mod error;
 mod robot;
+mod samples;
 mod values;
 
 pub use clock::monotonic_ns;
 pub use error::{CallError, ConnectError, Refusal, StepError};
 pub use robot::{Action, Robot, Step};
+pub use samples::Data;
 pub use values::Values;
 
-pub use zunft_protocol::embodiment::{Dtype, Embodiment, Feature};
+pub use zunft_protocol::embodiment::{Dtype, Embodiment, Encoding, Feature};
 pub use zunft_protocol::episode::{AbortReason, EpisodeEnd, Outcome, Truncation};
 pub use zunft_protocol::ids::{Digest, EpisodeId, RecordingId, ReleaseId, SkillName, SkillVersion, TaskName};
 pub use zunft_protocol::local::{Begin, BeginActor, Begun, Ended, Event, Progress};

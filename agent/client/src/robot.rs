@@ -19,6 +19,7 @@ use zunft_protocol::local::{
 use crate::clock;
 use crate::connection::{Connection, Frame, Wait};
 use crate::error::{CallError, ConnectError, Refusal, StepError};
+use crate::samples::{Data, SAMPLE_REQUEST, Streams};
 use crate::values::Values;
 
 /// Events kept for a program that does not poll; the oldest go first, as in the agent.
@@ -34,7 +35,7 @@ const STEPS_UNREAD_MAX: u32 = 64;
 
 /// Set in the number of a STEP, whose other bits count the recording's steps; calls count below it, from 1.
 ///
-/// An episode's steps fit ([`zunft_protocol::limits::EPISODE_STEPS_MAX`]).
+/// An episode's steps fit beside [`SAMPLE_REQUEST`] ([`zunft_protocol::limits::EPISODE_STEPS_MAX`]).
 const STEP_REQUEST: u32 = 1 << 31;
 
 /// What happened between two moments of control.
@@ -46,7 +47,7 @@ pub struct Step<'a> {
     pub reward: Option<f32>,
     /// Whether a person had taken over.
     pub intervention: bool,
-    /// Every feature of the embodiment, in its order.
+    /// Every feature of the embodiment that is no stream of its own, in its order.
     pub values: &'a [Values<'a>],
 }
 
@@ -76,6 +77,7 @@ pub struct Robot {
 
 #[derive(Debug)]
 struct Recording {
+    streams: Streams,
     features: Vec<(String, Dtype, usize)>,
     steps: u64,
 }
@@ -168,6 +170,24 @@ impl Robot {
         self.steps_unread += 1;
         if self.steps_unread >= STEPS_UNREAD_MAX {
             self.drain("STEP")?;
+        }
+        Ok(())
+    }
+
+    /// Records one sample of a feature that is a stream of its own: a camera, or numbers with a rate of their own.
+    ///
+    /// `monotonic_ns` is when it was taken, later than that of the stream's sample before. Like a step, it is on its
+    /// way when this returns. The agent turns raw images into JPEG; those that come faster than it can are left out,
+    /// the oldest first, and END tells how many ([`Ended::images_dropped`]).
+    pub fn sample(&mut self, stream: &str, monotonic_ns: u64, data: Data<'_>) -> Result<(), StepError> {
+        let recording = self.recording.as_mut().ok_or(StepError::NotRecording)?;
+        let (request, feature) = recording.streams.next(stream, &data)?;
+        let sent =
+            self.connection.send("SAMPLE", FrameType::Sample, request, |out| data.encode(monotonic_ns, feature, out));
+        self.explain("SAMPLE", sent)?;
+        self.steps_unread += 1;
+        if self.steps_unread >= STEPS_UNREAD_MAX {
+            self.drain("SAMPLE")?;
         }
         Ok(())
     }
@@ -300,7 +320,12 @@ impl Robot {
             if of_a_step {
                 self.refused += 1;
                 if self.refusals.len() < REFUSALS_MAX {
-                    self.refusals.push(Refusal { step: u64::from(request & !STEP_REQUEST), code, message });
+                    let streams = self.recording.as_ref().map(|recording| &recording.streams);
+                    let (step, stream) = match streams.and_then(|streams| streams.of_request(request)) {
+                        Some((sample, stream)) => (sample, Some(stream)),
+                        None => (u64::from(request & !SAMPLE_REQUEST), None),
+                    };
+                    self.refusals.push(Refusal { step, stream, code, message });
                 }
             }
         } else if of_a_step || request == self.call_request {
@@ -362,8 +387,8 @@ impl Robot {
 
 impl Recording {
     fn new(embodiment: &Embodiment) -> Self {
-        let features = embodiment.features.iter();
-        Self { features: features.map(|f| (f.name.clone(), f.dtype, f.values())).collect(), steps: 0 }
+        let features = embodiment.step_features().map(|f| (f.name.clone(), f.dtype, f.values()));
+        Self { streams: Streams::of(embodiment), features: features.collect(), steps: 0 }
     }
 
     fn check(&self, values: &[Values<'_>]) -> Result<(), StepError> {

@@ -9,8 +9,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use zunft_client::{
-    AbortReason, Begin, BeginActor, CallError, ConnectError, Embodiment, EpisodeEnd, Event, Feature, Outcome, Robot,
-    SkillVersion, Step, StepError, monotonic_ns,
+    AbortReason, Begin, BeginActor, CallError, ConnectError, Data, Embodiment, Encoding, EpisodeEnd, Event, Feature,
+    Outcome, Robot, SkillVersion, Step, StepError, monotonic_ns,
 };
 
 const GREETING: [u8; 8] = *b"ZLCL\x01\0\x01\0";
@@ -62,6 +62,58 @@ fn episode_is_recorded_with_the_documented_bytes() {
     assert_eq!((progress.steps_recorded, progress.steps_on_disk), (2, 1));
     let end = EpisodeEnd::Aborted { reason: AbortReason::Safety };
     assert_eq!(robot.end(Outcome::Success, end).unwrap().steps, 2);
+    agent.join().unwrap();
+}
+
+/// A body with two cameras and a force sensor around the arm's own features.
+fn begin_with_streams() -> Begin {
+    let mut begin = begin();
+    let force = Feature { rate_hz: Some(500.0), ..Feature::vector("observation.force", 2) };
+    begin.embodiment.features.insert(0, Feature::camera("top", 1, 2, 30.0, Encoding::Jpeg));
+    begin.embodiment.features.push(Feature::camera("side", 480, 640, 30.0, Encoding::H264));
+    begin.embodiment.features.push(force);
+    begin
+}
+
+#[test]
+fn samples_are_sent_with_the_documented_bytes_and_a_refused_one_is_told_by_name() {
+    let sample = |request: u32, time: u8, feature: u8, flags: u8, bytes: &[u8]| {
+        let mut body = vec![time, 0, 0, 0, 0, 0, 0, 0, feature, 0, 0, 0, flags, 0, 0, 0];
+        body.extend_from_slice(bytes);
+        frame(9, request, &body)
+    };
+    let (mut robot, agent) = robot_and_agent(move |agent| {
+        agent.skip(16 + serde_json::to_vec(&begin_with_streams()).unwrap().len());
+        agent.send(&frame(129, 1, begun().as_bytes()));
+        agent.expect(&sample(0xc000_0000, 1, 0, 1, &[0xff, 0xd8]));
+        agent.expect(&sample(0xc000_0001, 2, 0, 3, &[1, 2, 3, 4, 5, 6]));
+        agent.expect(&sample(0xc0c0_0000, 2, 3, 0, &[7]));
+        agent.expect(&sample(0xc0c0_0001, 3, 3, 1, &[8, 9]));
+        agent.expect(&sample(0xc100_0000, 2, 4, 0, &[0, 0, 0x80, 0x3f, 0, 0, 0, 0x40]));
+        agent.send(&frame(255, 0xc0c0_0001, br#"{"code":"time-not-increasing","message":"too early"}"#));
+        agent.expect(&frame(4, 2, b""));
+        agent.send(&frame(132, 2, &[0; 16]));
+    });
+    robot.begin(&begin_with_streams()).unwrap();
+    let (top, side, force) = ("observation.images.top", "observation.images.side", "observation.force");
+    robot.sample(top, 1, Data::Jpeg(&[0xff, 0xd8])).unwrap();
+    robot.sample(top, 2, Data::Raw(&[1, 2, 3, 4, 5, 6])).unwrap();
+    robot.sample(side, 2, Data::H264 { access_unit: &[7], key_frame: false }).unwrap();
+    robot.sample(side, 3, Data::H264 { access_unit: &[8, 9], key_frame: true }).unwrap();
+    robot.sample(force, 2, Data::Values((&[1.0_f32, 2.0]).into())).unwrap();
+    let wrong = |robot: &mut Robot, stream: &str, data| robot.sample(stream, 9, data).unwrap_err().to_string();
+    assert_eq!(
+        wrong(&mut robot, "action", Data::Jpeg(&[])),
+        "feature \"action\" is no stream of its own in this embodiment; it has observation.images.top, observation.images.side, observation.force"
+    );
+    assert_eq!(
+        wrong(&mut robot, side, Data::Jpeg(&[])),
+        "a sample of \"observation.images.side\" is to be an access unit of H.264"
+    );
+    assert!(wrong(&mut robot, top, Data::Raw(&[0; 5])).contains("height x width x channels"));
+    assert!(wrong(&mut robot, force, Data::Values((&[1.0_f64]).into())).contains("takes 2 values of F32"));
+    let Err(CallError::StepsRefused { count: 1, first, ended: None }) = robot.progress() else { panic!() };
+    assert_eq!(first.to_string(), "observation.images.side 1 was refused: too early (time-not-increasing)");
     agent.join().unwrap();
 }
 

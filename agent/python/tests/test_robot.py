@@ -72,6 +72,64 @@ class Recording(unittest.TestCase):
                 self.assertEqual(recording.progress(), zunft.Progress(2, 1))
                 self.assertEqual(recording.end("success", end="truncated"), zunft.Ended(RECORDING, EPISODE, 2))
 
+    def test_samples_and_images_are_sent_with_the_documented_bytes(self) -> None:
+        body = zunft.Embodiment(
+            "arm",
+            20,
+            [
+                zunft.camera("top", 1, 2, rate_hz=30),
+                zunft.Feature("action", 1),
+                zunft.camera("side", 480, 640, rate_hz=30, encoding="h264"),
+                zunft.Feature("observation.force", 2, rate_hz=500),
+            ],
+        )
+
+        def sample(request: int, time_ns: int, feature: int, flags: int, content: bytes) -> bytes:
+            return frame(9, request, struct.pack("<QII", time_ns, feature, flags) + content)
+
+        def script(agent: ScriptedAgent) -> None:
+            features = begin(agent)["embodiment"]["features"]
+            self.assertEqual((features[0]["encoding"], features[0]["rate_hz"]), ("jpeg", 30.0))
+            self.assertEqual((features[0]["shape"], features[3]["rate_hz"]), ([1, 2, 3], 500.0))
+            self.assertNotIn("rate_hz", features[1])
+            agent.expect(frame(2, 0x80000000, struct.pack("<QfIf", 1, 0.5, 0, 2.0)))
+            agent.expect(sample(0xC0000000, 1, 0, 1, b"\xff\xd8"))
+            agent.expect(sample(0xC0000001, 2, 0, 3, b"\x01\x02\x03\x04\x05\x06"))
+            agent.expect(sample(0xC0800000, 2, 2, 0, b"\x07"))
+            agent.expect(sample(0xC0800001, 3, 2, 1, b"\x08\x09"))
+            agent.expect(sample(0xC0C00000, 2, 3, 0, b"\0\0\x80\x3f\0\0\0\x40"))
+            agent.send_json(255, 0xC0800001, {"code": "time-not-increasing", "message": "too early"})
+            agent.expect(frame(4, 2))
+            agent.send(frame(132, 2, struct.pack("<QQ", 1, 1)))
+            agent.expect_json(3, 3)
+            agent.send_json(131, 3, {"recording": RECORDING, "episode": EPISODE, "steps": 1, "images_dropped": 4})
+
+        with ScriptedAgent(script) as agent, zunft.Robot(agent.path, timeout=30) as robot:
+            with robot.record("push", body) as recording:
+                recording.step({"action": 2.0}, reward=0.5, monotonic_ns=1)
+                recording.image("top", b"\xff\xd8", monotonic_ns=1)
+                pixels = np.arange(1, 7, dtype=np.uint8).reshape(1, 2, 3)
+                recording.image("observation.images.top", pixels, monotonic_ns=2)
+                recording.image("side", bytearray(b"\x07"), monotonic_ns=2, key_frame=False)
+                recording.image("side", b"\x08\x09", monotonic_ns=3)
+                recording.sample("observation.force", [1.0, 2.0], monotonic_ns=2)
+                for wrong, told in [
+                    (lambda: recording.sample("action", 1.0), "no stream of its own in this embodiment; it has 'observation.im"),
+                    (lambda: recording.sample("observation.images.top", b""), "record its images with `image`"),
+                    (lambda: recording.image("top", np.zeros((2, 2, 3), np.uint8)), r"shape \[1, 2, 3\]"),
+                    (lambda: recording.image("side", np.zeros((480, 640, 3), np.uint8)), "raw images become JPEG"),
+                    (lambda: recording.step({"action": 1.0, "observation.force": [1, 2]}), "is a stream of its own"),
+                ]:
+                    with self.assertRaisesRegex(zunft.StepError, told):
+                        wrong()
+                with self.assertRaises(zunft.StepsRefused) as refused:
+                    recording.progress()
+                stream = "observation.images.side"
+                expected = zunft.Refusal(1, "time-not-increasing", "too early", stream)
+                self.assertEqual(refused.exception.refusals, [expected])
+                self.assertIn(f"first {stream} 1: too early", str(refused.exception))
+                self.assertEqual(recording.end("success").images_dropped, 4)
+
     def test_step_without_a_time_is_later_than_the_one_before(self) -> None:
         times = []
 

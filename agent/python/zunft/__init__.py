@@ -3,7 +3,7 @@
 It knows the socket's protocol (docs/local-socket.md) and nothing of networks, hubs or neural networks.
 """
 
-from .embodiment import Embodiment, Feature
+from .embodiment import Embodiment, Feature, camera
 from .errors import (
     ConnectError,
     ConnectionLost,
@@ -35,6 +35,7 @@ __all__ = [
     "StepsRefused",
     "TimedOut",
     "ZunftError",
+    "camera",
     "skill",
 ]
 __version__ = "0.1.0"

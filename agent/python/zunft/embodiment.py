@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -17,9 +17,14 @@ _DTYPES = {
 }
 
 
+IMAGES_PREFIX = "observation.images."
+"""Of the names of cameras."""
+
+
 @dataclass(frozen=True)
 class Feature:
-    """One named quantity, sensed (``observation.…``) or commanded (``action``) at every step."""
+    """One named quantity, sensed (``observation.…``) or commanded (``action``): at every step, or as a stream of its
+    own, where it has a rate or an encoding."""
 
     name: str
     shape: Union[int, Sequence[int]]
@@ -34,8 +39,14 @@ class Feature:
     """Least allowed value of each dimension; empty where unbounded."""
     max: Sequence[float] = ()
     """Greatest allowed value of each dimension; empty where unbounded."""
+    rate_hz: Optional[float] = None
+    """Nominal rate of samples, where it is not that of the steps."""
+    encoding: Optional[str] = None
+    """How the images of a camera are stored that is a stream of its own: ``jpeg`` or ``h264``."""
 
     def __post_init__(self) -> None:
+        if self.encoding not in (None, "jpeg", "h264"):
+            raise ValueError(f"camera {self.name!r} has encoding {self.encoding!r}; use jpeg or h264")
         if self.dtype not in _DTYPES:
             raise ValueError(f"feature {self.name!r} has dtype {self.dtype!r}; use one of {', '.join(_DTYPES)}")
         shape = (self.shape,) if isinstance(self.shape, (int, np.integer)) else self.shape
@@ -46,8 +57,18 @@ class Feature:
         """The shape, as a tuple."""
         return self.shape  # type: ignore[return-value]
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether its samples are a stream of their own, and no part of a step."""
+        return self.rate_hz is not None or self.encoding is not None
+
     def as_json(self) -> Dict[str, Any]:
         """The feature as BEGIN carries it."""
+        own: Dict[str, Any] = {}
+        if self.rate_hz is not None:
+            own["rate_hz"] = float(self.rate_hz)
+        if self.encoding is not None:
+            own["encoding"] = self.encoding
         return {
             "name": self.name,
             "dtype": self.dtype,
@@ -56,6 +77,7 @@ class Feature:
             "units": list(self.units),
             "min": [float(value) for value in self.min],
             "max": [float(value) for value in self.max],
+            **own,
         }
 
     def array(self, value: Any) -> np.ndarray:
@@ -78,6 +100,11 @@ class Feature:
             return array.astype(dtype)
 
 
+def camera(name: str, height: int, width: int, rate_hz: float, encoding: str = "jpeg", channels: int = 3) -> Feature:
+    """The camera ``observation.images.NAME``, a stream of its own."""
+    return Feature(f"{IMAGES_PREFIX}{name}", (height, width, channels), "u8", rate_hz=rate_hz, encoding=encoding)
+
+
 @dataclass(frozen=True)
 class Embodiment:
     """A robot's body as its policies see it: features in the order in which a step carries them."""
@@ -93,19 +120,31 @@ class Embodiment:
         return {"name": self.name, "rate_hz": float(self.rate_hz), "features": features}
 
     def pack(self, values: Mapping[str, Any]) -> bytes:
-        """One step's features, in order, as STEP carries them."""
-        unknown = set(values) - {feature.name for feature in self.features}
+        """One step's features, in order, as STEP carries them. Streams of their own are no part of it."""
+        features = [feature for feature in self.features if not feature.is_stream]
+        unknown = set(values) - {feature.name for feature in features}
         if unknown:
-            known = ", ".join(repr(feature.name) for feature in self.features)
+            known = ", ".join(repr(feature.name) for feature in features)
+            stream = next((feature.name for feature in self.features if feature.is_stream and feature.name in unknown), None)
+            if stream is not None:
+                raise StepError(f"feature {stream!r} is a stream of its own; record it with `sample` or `image`")
             raise StepError(f"the embodiment has no feature {sorted(unknown)[0]!r}; it has {known}")
-        return b"".join(feature.array(_value(values, feature)).tobytes() for feature in self.features)
+        return b"".join(feature.array(_value(values, feature)).tobytes() for feature in features)
+
+    def stream(self, name: str) -> Tuple[int, Feature]:
+        """The place and the feature of a stream of its own."""
+        for place, feature in enumerate(self.features):
+            if feature.name == name and feature.is_stream:
+                return place, feature
+        known = ", ".join(repr(feature.name) for feature in self.features if feature.is_stream) or "none"
+        raise StepError(f"{name!r} is no stream of its own in this embodiment; it has {known}")
 
     def observation(self, values: Mapping[str, Any]) -> np.ndarray:
         """The observation features in order, concatenated, as ACT carries them. Others are passed over."""
         parts: List[np.ndarray] = [
             feature.array(_value(values, feature)).astype("<f4").reshape(-1)
             for feature in self.features
-            if feature.name.startswith("observation.")
+            if feature.name.startswith("observation.") and not feature.is_stream
         ]
         return np.concatenate(parts) if parts else np.zeros(0, "<f4")
 

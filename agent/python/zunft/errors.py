@@ -29,7 +29,7 @@ class TimedOut(ZunftError, TimeoutError):
 
 
 class StepError(ZunftError, ValueError):
-    """A step or an observation does not fit the embodiment; it was not sent."""
+    """A step, sample or observation does not fit the embodiment; it was not sent."""
 
 
 class Refused(ZunftError):
@@ -42,12 +42,14 @@ class Refused(ZunftError):
 
 
 class Refusal(NamedTuple):
-    """A step that the agent did not keep."""
+    """A step or sample that the agent did not keep."""
 
     step: int
-    """Which one, counting the recording's steps from 0 as they were sent."""
+    """Which one, counting the recording's steps, or the stream's samples (modulo 2^22), from 0 as they were sent."""
     code: str
     message: str
+    stream: Optional[str] = None
+    """The stream, for a sample of one."""
 
 
 class StepsRefused(ZunftError):
@@ -55,7 +57,9 @@ class StepsRefused(ZunftError):
 
     def __init__(self, count: int, refusals: List[Refusal], ended: Optional[Ended] = None) -> None:
         first = refusals[0]
-        super().__init__(f"{count} steps were refused; first step {first.step}: {first.message} ({first.code})")
+        what = "steps" if first.stream is None else "steps or samples"
+        which = first.stream or "step"
+        super().__init__(f"{count} {what} were refused; first {which} {first.step}: {first.message} ({first.code})")
         self.count = count
         self.refusals = refusals
         self.ended = ended

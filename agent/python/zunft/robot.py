@@ -10,15 +10,17 @@ import os
 import struct
 import time
 from types import TracebackType
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Type, Union
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Type, Union
 
 import numpy as np
 
 from . import wire
-from .embodiment import Embodiment
+from .embodiment import IMAGES_PREFIX, Embodiment
 from .errors import ProtocolError, Refusal, Refused, StepError, StepsRefused, ZunftError
 
 _STEP_PREFIX = struct.Struct("<QfI")
+_SAMPLE_PREFIX = struct.Struct("<QII")
+_KEY_FRAME, _RAW = 1, 2
 _ENDS = {
     "terminated": lambda reason: "terminated",
     "truncated": lambda reason: {"truncated": {"limit": reason or "step-limit"}},
@@ -64,6 +66,8 @@ class Ended(NamedTuple):
     episode: str
     """Id of the episode, hexadecimal."""
     steps: int
+    images_dropped: int = 0
+    """Raw images that came faster than the agent could encode them, and are not in it."""
 
 
 class Robot:
@@ -165,6 +169,10 @@ class Recording:
         self._connection = robot._connection
         self._actor = actor
         self._last_ns = -1
+        self._samples: Dict[int, Tuple[int, int]] = {}
+        """Of each stream by its feature's place: samples sent, and the time of the last."""
+        streams = enumerate(embodiment.features)
+        robot._connection.streams = {place: feature.name for place, feature in streams if feature.is_stream}
         self._acted = False
         self._open = True
 
@@ -188,6 +196,46 @@ class Recording:
         self._connection.send_step(self.steps, prefix + features)
         self._last_ns = monotonic_ns
         self.steps += 1
+
+    def sample(self, stream: str, values: Any, monotonic_ns: Optional[int] = None) -> None:
+        """Records one sample of a feature with a rate of its own. It is on its way when this returns, like a step.
+
+        ``monotonic_ns`` is when it was taken; left out, it is now.
+        """
+        self._check_open()
+        place, feature = self.embodiment.stream(stream)
+        if feature.encoding is not None:
+            raise StepError(f"{stream!r} is a camera; record its images with `image`")
+        self._send_sample(place, 0, feature.array(values).tobytes(), monotonic_ns)
+
+    def image(
+        self, camera: str, image: Any, monotonic_ns: Optional[int] = None, *, key_frame: bool = True
+    ) -> None:
+        """Records one image of a camera that is a stream of its own (``zunft.camera`` makes such features).
+
+        ``image`` is what the camera gave: a whole JPEG, or an access unit of H.264 (``key_frame`` says whether it can
+        be decoded without those before it). An array of ``uint8`` is raw pixels, ``[height, width, channels]``, which
+        the agent turns into JPEG in the background; when they come faster than it can, the oldest are left out, and
+        ``Ended.images_dropped`` tells how many.
+        """
+        self._check_open()
+        name = camera if camera.startswith(IMAGES_PREFIX) else f"{IMAGES_PREFIX}{camera}"
+        place, feature = self.embodiment.stream(name)
+        if isinstance(image, np.ndarray):
+            if feature.encoding != "jpeg":
+                raise StepError(f"{name!r} stores {feature.encoding}; raw images become JPEG: give encoded bytes")
+            pixels = np.ascontiguousarray(feature.array(image))
+            self._send_sample(place, _KEY_FRAME | _RAW, memoryview(pixels).cast("B"), monotonic_ns)
+        else:
+            flags = _KEY_FRAME if key_frame or feature.encoding == "jpeg" else 0
+            self._send_sample(place, flags, memoryview(image).cast("B"), monotonic_ns)
+
+    def _send_sample(self, place: int, flags: int, content: Any, monotonic_ns: Optional[int]) -> None:
+        sent, last_ns = self._samples.get(place, (0, -1))
+        if monotonic_ns is None:
+            monotonic_ns = max(time.monotonic_ns(), last_ns + 1)
+        self._connection.send_sample(place, sent, _SAMPLE_PREFIX.pack(monotonic_ns, place, flags), content)
+        self._samples[place] = (sent + 1, monotonic_ns)
 
     def act(self, observation: Any) -> Action:
         """What the recording's skill would do; the observation by feature name, or concatenated."""
@@ -231,7 +279,8 @@ class Recording:
             self._raise_refusals(None)
             raise
         ended = wire.read_json("ENDED", answer)
-        self.ended = Ended(str(ended.get("recording")), str(ended.get("episode")), int(ended.get("steps", 0)))
+        steps, dropped = int(ended.get("steps", 0)), int(ended.get("images_dropped", 0))
+        self.ended = Ended(str(ended.get("recording")), str(ended.get("episode")), steps, dropped)
         self._raise_refusals(self.ended)
         return self.ended
 

@@ -15,7 +15,7 @@ from typing import Any, Deque, Dict, List, Optional, Tuple
 
 from .errors import ConnectError, ConnectionLost, ProtocolError, Refusal, Refused, TimedOut
 
-BEGIN, STEP, END, PROGRESS, ACT, STATUS, SUBSCRIBE, ECHO = range(1, 9)
+BEGIN, STEP, END, PROGRESS, ACT, STATUS, SUBSCRIBE, ECHO, SAMPLE = range(1, 10)
 BEGUN, ENDED, PROGRESS_IS, ACTION, STATUS_IS, SUBSCRIBED, ECHOED = 129, 131, 132, 133, 134, 135, 136
 EVENT, ERROR = 192, 255
 
@@ -34,6 +34,11 @@ STEPS_UNREAD_MAX = 64
 STEP_REQUEST = 1 << 31
 """Set in the number of a STEP, whose other bits count the recording's steps; calls count below it, from 1."""
 
+SAMPLE_REQUEST = 3 << 30
+"""Set in the number of a SAMPLE; 8 bits for its feature follow, and 22 that count the feature's samples."""
+
+_COUNT_BITS = 22
+
 _HEADER = struct.Struct("<HHIII")
 _MAGIC = b"ZLCL"
 _VERSION = 1
@@ -46,6 +51,8 @@ class Connection:
         self.timeout = timeout
         self.refused = 0
         self.refusals: List[Refusal] = []
+        self.streams: Dict[int, str] = {}
+        """Names of the open recording's streams, by their features' places."""
         self.events: Deque[Dict[str, Any]] = deque(maxlen=EVENTS_MAX)
         self._request = 0
         self._steps_unread = 0
@@ -101,6 +108,14 @@ class Connection:
         if self._steps_unread >= STEPS_UNREAD_MAX:
             self.drain()
 
+    def send_sample(self, feature: int, count: int, prefix: bytes, content: Any) -> None:
+        """Sends a sample of a stream of its own, and does not wait for its fate."""
+        request = SAMPLE_REQUEST | feature << _COUNT_BITS | count & ((1 << _COUNT_BITS) - 1)
+        self._send("SAMPLE", SAMPLE, request, prefix, content)
+        self._steps_unread += 1
+        if self._steps_unread >= STEPS_UNREAD_MAX:
+            self.drain()
+
     def drain(self, name: str = "STEP") -> None:
         """Takes in whatever is here already."""
         self._steps_unread = 0
@@ -127,14 +142,15 @@ class Connection:
         self.refused, self.refusals = 0, []
         return taken
 
-    def _send(self, name: str, kind: int, request: int, body: bytes) -> None:
+    def _send(self, name: str, kind: int, request: int, *body: Any) -> None:
         if self._failed:
             raise ConnectionLost("the connection is closed or failed before; connect again")
-        if len(body) > BODY_BYTES_MAX:
-            raise ValueError(f"{name} has {len(body)} bytes; at most {BODY_BYTES_MAX} are allowed")
+        length = sum(len(part) for part in body)
+        if length > BODY_BYTES_MAX:
+            raise ValueError(f"{name} has {length} bytes; at most {BODY_BYTES_MAX} are allowed")
         whole = False
         try:
-            self._socket.sendall(_HEADER.pack(kind, 0, request, len(body), 0) + body)
+            self._socket.sendall(b"".join((_HEADER.pack(kind, 0, request, length, 0), *body)))
             whole = True
         except BrokenPipeError:
             self.drain(name)  # An agent that closes says why first: that is the better error.
@@ -196,10 +212,17 @@ class Connection:
             if of_a_step:
                 self.refused += 1
                 if len(self.refusals) < REFUSALS_MAX:
-                    self.refusals.append(Refusal(request & ~STEP_REQUEST, code, message))
+                    self.refusals.append(self._refusal(request, code, message))
         elif of_a_step or request == self._request:
             raise self._broken(f"the agent sent frame type {kind}, which answers nothing")
         # What remains is the answer to a call that gave up waiting.
+
+    def _refusal(self, request: int, code: str, message: str) -> Refusal:
+        count = request & ~SAMPLE_REQUEST
+        if request & SAMPLE_REQUEST != SAMPLE_REQUEST:
+            return Refusal(count, code, message)
+        feature, count = count >> _COUNT_BITS, count & ((1 << _COUNT_BITS) - 1)
+        return Refusal(count, code, message, self.streams.get(feature, f"feature {feature}"))
 
     def _broken(self, message: str) -> ProtocolError:
         self._failed = True

@@ -112,6 +112,7 @@ impl Told {
                 recording: "0102030405060708090a0b0c0d0e0f10".parse().unwrap(),
                 episode: "ab".repeat(32).parse().unwrap(),
                 steps: self.steps.len() as u64,
+                images_dropped: 0,
             };
             Some((FrameType::Ended, serde_json::to_vec(&ended).unwrap()))
         }

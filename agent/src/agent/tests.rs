@@ -1,5 +1,7 @@
 //! Whole agents in this process, spoken to over their real sockets.
 
+mod streams;
+
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zunft_protocol::episode::{Actor, EpisodeEnd, Truncation};
 use zunft_protocol::local::{
-    self, Act, Begin, BeginActor, Begun, End, FrameType, GREETING_BYTES, HEADER_BYTES, Header,
+    self, Act, Begin, BeginActor, Begun, End, FrameType, GREETING_BYTES, HEADER_BYTES, Header, Sample,
 };
 
 use super::Services;
@@ -141,6 +141,10 @@ impl<'s> Connection<'s> {
                 let recording = self.recording.as_mut().ok_or(RequestError::NotRecording)?;
                 let step = recording.read(body)?;
                 recording.step(&step, &self.services.clock)?;
+            }
+            FrameType::Sample => {
+                let recording = self.recording.as_mut().ok_or(RequestError::NotRecording)?;
+                recording.sample(&Sample::decode(body)?, &self.services.clock)?;
             }
             FrameType::Act => {
                 let act = Act::decode(body)?;

@@ -23,9 +23,15 @@ pub(crate) enum RequestError {
     AlreadyRecording,
     #[error("the step has {found} bytes of features; this embodiment needs {expected}")]
     WrongSize { found: usize, expected: usize },
+    #[error("feature {feature} of this embodiment is no stream of its own; send it with each STEP")]
+    NoStream { feature: u32 },
+    #[error("the sample of {feature} has {found} bytes; {expected} are needed")]
+    WrongSampleSize { feature: String, found: usize, expected: String },
+    #[error("the sample of {feature} cannot be kept: {reason}")]
+    BadImage { feature: String, reason: &'static str },
     #[error("value {index} of {feature} is not a number")]
     NotANumber { feature: String, index: usize },
-    #[error("the step's time {found} ns is not after {before} ns, the step before")]
+    #[error("the time {found} ns is not after {before} ns, that of the one before")]
     TimeNotIncreasing { found: u64, before: u64 },
     #[error("the recording has no steps and is dropped")]
     NoSteps,
@@ -53,7 +59,9 @@ impl RequestError {
             Self::Body(_) => "bad-embodiment",
             Self::NotRecording | Self::Spool(Refusal::Gone) => "not-recording",
             Self::AlreadyRecording => "already-recording",
-            Self::WrongSize { .. } => "wrong-size",
+            Self::NoStream { .. } => "no-stream",
+            Self::WrongSize { .. } | Self::WrongSampleSize { .. } => "wrong-size",
+            Self::BadImage { .. } => "bad-image",
             Self::NotANumber { .. } => "not-a-number",
             Self::TimeNotIncreasing { .. } => "time-not-increasing",
             Self::NoSteps => "no-steps",

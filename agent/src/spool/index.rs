@@ -30,6 +30,8 @@ pub(crate) enum Entry {
     Begin,
     /// A step of it.
     Step,
+    /// A sample of one of its other streams.
+    Sample,
     /// A chunk of it.
     Chunk(ChunkRef),
     /// It is an episode now.
@@ -56,6 +58,7 @@ impl Entry {
         Some(match *record {
             Record::Begin { .. } => Self::Begin,
             Record::Step { .. } => Self::Step,
+            Record::Sample { .. } => Self::Sample,
             Record::Chunk { steps, stored, .. } => {
                 Self::Chunk(ChunkRef { id: ChunkId::of(stored), bytes: stored.len() as u32, steps })
             }
@@ -163,16 +166,15 @@ impl Index {
             Entry::Begin => {
                 self.open.entry(ordinal).or_default();
             }
-            Entry::Step => {}
+            Entry::Step | Entry::Sample => {}
             Entry::Chunk(chunk) => self.open.entry(ordinal).or_default().push((chunk, location)),
             Entry::Sealed { episode, recording, task, outcome, interventions, steps, chunks } => {
                 let found = self.open.remove(&ordinal).unwrap_or_default();
-                if found.iter().map(|(chunk, _)| chunk.id).ne(chunks) {
+                let Some(chunks) = in_order(found, &chunks) else {
                     self.damaged.insert(ordinal);
                     return;
-                }
+                };
                 let manifest = location;
-                let chunks = found;
                 let stored = StoredEpisode {
                     ordinal,
                     episode,
@@ -306,6 +308,19 @@ impl Index {
             !segments.is_empty()
         });
     }
+}
+
+/// The chunks of a manifest in its order; the log has those of several streams as they came. `None` if some are missing.
+fn in_order(found: Vec<(ChunkRef, Location)>, listed: &[ChunkId]) -> Option<Vec<(ChunkRef, Location)>> {
+    if found.len() != listed.len() {
+        return None;
+    }
+    if found.iter().map(|(chunk, _)| &chunk.id).eq(listed) {
+        return Some(found);
+    }
+    let by_id: BTreeMap<ChunkId, (ChunkRef, Location)> =
+        found.into_iter().map(|(chunk, location)| (chunk.id, (chunk, location))).collect();
+    listed.iter().map(|id| by_id.get(id).cloned()).collect()
 }
 
 #[cfg(test)]

@@ -13,17 +13,21 @@
 //! ```
 //! All integers are little-endian.
 
-use zunft_protocol::limits::{CHUNK_BYTES_MAX, STEP_BYTES_MAX};
+use zunft_protocol::limits::{CHUNK_BYTES_MAX, MANIFEST_BYTES_MAX, STEP_BYTES_MAX};
 
 use super::disk::SECTOR_BYTES;
+use super::recorder::StreamNumber;
 
 /// Size of a record before its payload.
 pub(crate) const HEADER_BYTES: usize = 24;
 
-/// Largest payload: one step of any allowed embodiment with its ordinal, flags, time and reward.
-pub(crate) const PAYLOAD_BYTES_MAX: usize = STEP_BYTES_MAX + 1024;
+/// Largest payload: the largest manifest with its ordinal.
+pub(crate) const PAYLOAD_BYTES_MAX: usize = MANIFEST_BYTES_MAX + 1024;
 
-const _: () = assert!(CHUNK_BYTES_MAX + 1024 <= PAYLOAD_BYTES_MAX, "a chunk fits a record");
+const _: () = assert!(
+    CHUNK_BYTES_MAX <= MANIFEST_BYTES_MAX && STEP_BYTES_MAX <= MANIFEST_BYTES_MAX,
+    "a chunk and a step of any allowed embodiment, with time and reward, fit a record"
+);
 
 const BEGIN: u16 = 1;
 const STEP: u16 = 2;
@@ -31,9 +35,11 @@ const CHUNK: u16 = 3;
 const SEALED: u16 = 4;
 const FREED: u16 = 5;
 const DAMAGED: u16 = 6;
-const EVICTED: u16 = 7;
+const SAMPLE: u16 = 7;
+const EVICTED: u16 = 8;
 
 const STEP_INTERVENTION: u32 = 1;
+const SAMPLE_KEY_FRAME: u16 = 1;
 
 const COMMIT_BEGINS: u16 = 1;
 
@@ -57,8 +63,10 @@ pub(crate) enum Record<'a> {
     Begin { ordinal: Ordinal, opening: &'a [u8] },
     /// One step: its row in the order of the steps stream's schema.
     Step { ordinal: Ordinal, intervention: bool, row: &'a [u8] },
-    /// The steps since the last chunk, as one chunk.
-    Chunk { ordinal: Ordinal, steps: u32, stored: &'a [u8] },
+    /// One sample of another stream: its time, i64, and its bytes.
+    Sample { ordinal: Ordinal, stream: StreamNumber, key_frame: bool, row: &'a [u8] },
+    /// The first of a stream's steps or samples since its last chunk, as one chunk.
+    Chunk { ordinal: Ordinal, stream: StreamNumber, steps: u32, stored: &'a [u8] },
     /// The recording became an episode.
     Sealed { ordinal: Ordinal, manifest: &'a [u8] },
     /// Records of the recording were lost to damage: what is left of it is no episode.
@@ -92,6 +100,7 @@ impl Record<'_> {
         match *self {
             Self::Begin { ordinal, .. }
             | Self::Step { ordinal, .. }
+            | Self::Sample { ordinal, .. }
             | Self::Chunk { ordinal, .. }
             | Self::Sealed { ordinal, .. }
             | Self::Damaged { ordinal }
@@ -111,7 +120,13 @@ impl Record<'_> {
                 out.extend_from_slice(&(if intervention { STEP_INTERVENTION } else { 0 }).to_le_bytes());
                 (STEP, row)
             }
-            Self::Chunk { steps, stored, .. } => {
+            Self::Sample { stream, key_frame, row, .. } => {
+                out.extend_from_slice(&stream.to_le_bytes());
+                out.extend_from_slice(&(if key_frame { SAMPLE_KEY_FRAME } else { 0 }).to_le_bytes());
+                (SAMPLE, row)
+            }
+            Self::Chunk { stream, steps, stored, .. } => {
+                out.extend_from_slice(&u32::from(stream).to_le_bytes());
                 out.extend_from_slice(&steps.to_le_bytes());
                 (CHUNK, stored)
             }
@@ -223,9 +238,16 @@ fn read_payload(kind: u16, payload: &[u8]) -> Option<(Record<'_>, usize)> {
             let (flags, row) = word()?;
             (Record::Step { ordinal, intervention: flags & STEP_INTERVENTION != 0, row }, row)
         }
+        SAMPLE => {
+            let (word, row) = word()?;
+            let (stream, flags) = (word as StreamNumber, (word >> 16) as u16);
+            (Record::Sample { ordinal, stream, key_frame: flags & SAMPLE_KEY_FRAME != 0, row }, row)
+        }
         CHUNK => {
-            let (steps, stored) = word()?;
-            (Record::Chunk { ordinal, steps, stored }, stored)
+            let (stream, rest) = word()?;
+            let stream = StreamNumber::try_from(stream).ok()?;
+            let steps = u32_at(rest.get(..4)?, 0);
+            (Record::Chunk { ordinal, stream, steps, stored: &rest[4..] }, &rest[4..])
         }
         SEALED => (Record::Sealed { ordinal, manifest: rest }, rest),
         DAMAGED if rest.is_empty() => (Record::Damaged { ordinal }, rest),
@@ -313,6 +335,19 @@ mod tests {
     }
 
     #[test]
+    fn samples_and_chunks_are_frozen() {
+        let payload = |record: Record<'_>| {
+            let mut bytes = Vec::new();
+            record.encode(5, &mut bytes);
+            (bytes[16], bytes[HEADER_BYTES + 8..].to_vec())
+        };
+        let sample = Record::Sample { ordinal: 3, stream: 2, key_frame: true, row: &[9, 8] };
+        assert_eq!(payload(sample), (7, vec![2, 0, 1, 0, 9, 8]));
+        let chunk = Record::Chunk { ordinal: 3, stream: 2, steps: 7, stored: &[9, 8] };
+        assert_eq!(payload(chunk), (3, vec![2, 0, 0, 0, 7, 0, 0, 0, 9, 8]));
+    }
+
+    #[test]
     fn zeros_are_the_end_and_another_number_is_torn() {
         assert_eq!(decode(&[0; 100], 0), Next::End);
         assert_eq!(decode(&[0; 3], 0), Next::End);
@@ -323,16 +358,17 @@ mod tests {
     }
 
     fn records() -> impl Strategy<Value = (u8, u64, u32, bool, Vec<u8>)> {
-        (0..6_u8, any::<u64>(), any::<u32>(), any::<bool>(), proptest::collection::vec(any::<u8>(), 0..200))
+        (0..7_u8, any::<u64>(), any::<u32>(), any::<bool>(), proptest::collection::vec(any::<u8>(), 0..200))
     }
 
     fn build(kind: u8, ordinal: u64, steps: u32, intervention: bool, body: &[u8]) -> Record<'_> {
         match kind {
             0 => Record::Begin { ordinal, opening: body },
             1 => Record::Step { ordinal, intervention, row: body },
-            2 => Record::Chunk { ordinal, steps, stored: body },
+            2 => Record::Chunk { ordinal, stream: steps as u16, steps, stored: body },
             3 => Record::Sealed { ordinal, manifest: body },
-            4 => Record::Evicted { ordinal, tombstone: body },
+            4 => Record::Sample { ordinal, stream: steps as u16, key_frame: intervention, row: body },
+            5 => Record::Evicted { ordinal, tombstone: body },
             _ => Record::Freed { ordinal, why: Freeing::Durable, receipt: body },
         }
     }

@@ -4,6 +4,7 @@ mod degradation;
 mod eviction;
 mod model;
 mod sim_disk;
+mod streams;
 
 use std::collections::BTreeMap;
 

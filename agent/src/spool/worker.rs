@@ -22,7 +22,7 @@ use super::index::{Entry, Index};
 use super::log::{Committed, Log, NoRoom, Room};
 use super::read_back::Seen;
 use super::record::{Freeing, Ordinal, Record};
-use super::recorder::{CutChunk, Opening, Recorder};
+use super::recorder::{CutChunk, Opening, Recorder, STEPS, StreamNumber};
 use super::{Refusal, Shared, Tracker};
 use crate::identity::Identity;
 
@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Begin { opening: Box<Opening>, tracker: Arc<Tracker> },
     /// A step.
     Step { recording: RecordingId, intervention: bool, row: Vec<u8> },
+    /// A sample of a stream of its own: its time, i64, and its bytes.
+    Sample { recording: RecordingId, stream: StreamNumber, key_frame: bool, row: Vec<u8> },
     /// The recording is over.
     End { recording: RecordingId, outcome: Outcome, end: EpisodeEnd, reply: Option<Reply> },
     /// The hub holds the episode.
@@ -139,6 +141,7 @@ impl<D: Disk> Worker<D> {
         match command {
             Command::Begin { opening, tracker } => self.begin(*opening, tracker),
             Command::Step { recording, intervention, row } => self.step(recording, intervention, &row),
+            Command::Sample { recording, stream, key_frame, row } => self.sample(recording, stream, key_frame, &row),
             Command::End { recording, outcome, end, reply } => self.end(recording, outcome, end, reply),
             Command::Free { ordinal, receipt } => {
                 if self.shared.index().sealed().contains_key(&ordinal) {
@@ -164,19 +167,39 @@ impl<D: Disk> Worker<D> {
     }
 
     fn step(&mut self, recording: RecordingId, intervention: bool, row: &[u8]) {
-        // Steps of a recording that was refused or sealed early may still be on their way.
-        let Some(open) = self.open.get_mut(&recording) else { return };
+        let Some(open) = self.open_for(recording, STEPS, true, row) else { return };
         let ordinal = open.recorder.ordinal;
-        if let Some(CutChunk { steps, stored }) = open.recorder.cut_before_step() {
-            self.log.append(&Record::Chunk { ordinal, steps, stored: &stored });
+        assert!(open.recorder.push(row, intervention), "the socket checks the size of every step");
+        self.log.append(&Record::Step { ordinal, intervention, row });
+    }
+
+    fn sample(&mut self, recording: RecordingId, stream: StreamNumber, key_frame: bool, row: &[u8]) {
+        let Some(open) = self.open_for(recording, stream, key_frame, row) else { return };
+        let ordinal = open.recorder.ordinal;
+        assert!(open.recorder.push_sample(stream, row, key_frame), "the socket checks every sample");
+        self.log.append(&Record::Sample { ordinal, stream, key_frame, row });
+    }
+
+    /// The open recording with room for this row. One that is full is sealed instead.
+    fn open_for(
+        &mut self,
+        recording: RecordingId,
+        stream: StreamNumber,
+        key_frame: bool,
+        row: &[u8],
+    ) -> Option<&mut Open> {
+        // Steps of a recording that was refused or sealed early may still be on their way.
+        let open = self.open.get_mut(&recording)?;
+        let ordinal = open.recorder.ordinal;
+        while let Some(CutChunk { stream, steps, stored }) = open.recorder.cut_before(stream, row, key_frame) {
+            self.log.append(&Record::Chunk { ordinal, stream, steps, stored: &stored });
         }
         if open.recorder.is_full() {
             open.tracker.refuse(Refusal::TooLong);
             self.end(recording, Outcome::Unknown, EpisodeEnd::Truncated { limit: Truncation::StepLimit }, None);
-            return;
+            return None;
         }
-        assert!(open.recorder.push(row, intervention), "the socket checks the size of every step");
-        self.log.append(&Record::Step { ordinal, intervention, row });
+        self.open.get_mut(&recording)
     }
 
     fn end(&mut self, recording: RecordingId, outcome: Outcome, end: EpisodeEnd, reply: Option<Reply>) {
@@ -188,22 +211,27 @@ impl<D: Disk> Worker<D> {
 
     fn seal(&mut self, recorder: Recorder, outcome: Outcome, end: EpisodeEnd, reply: Option<Reply>) {
         let ordinal = recorder.ordinal;
-        // A recording begins with its first step, so there is always something to seal, except after a crash
-        // between the two: then nothing is lost by forgetting it.
+        // There is a step to seal, except after a crash between BEGIN and the first, or where a program sent images
+        // and no step: an episode is steps, so what has none is forgotten.
         let Some((last, manifest)) = recorder.seal(&self.identity, outcome, end) else {
             self.log.append(&Record::Freed { ordinal, why: Freeing::Durable, receipt: &[] });
             answer(reply, Err(Refusal::Gone));
             return;
         };
-        if let Some(CutChunk { steps, stored }) = last {
-            self.log.append(&Record::Chunk { ordinal, steps, stored: &stored });
+        for CutChunk { stream, steps, stored } in last {
+            self.log.append(&Record::Chunk { ordinal, stream, steps, stored: &stored });
         }
         let encoded = manifest.encode();
         self.log.append(&Record::Sealed { ordinal, manifest: &encoded });
         let episode = zunft_protocol::EpisodeId::of(&encoded);
-        let ended = Ended { recording: manifest.recording, episode, steps: manifest.steps };
+        let ended = Ended { recording: manifest.recording, episode, steps: manifest.steps, images_dropped: 0 };
         self.sealing.insert(ordinal, Sealing { ended, reply });
         self.urgent = true;
+    }
+
+    /// Whether so many bytes wait that a commit should not wait for more.
+    pub(crate) fn has_enough(&self) -> bool {
+        !self.disk_failed && self.log.waiting_bytes() >= self.policy.bytes
     }
 
     /// When [`Self::commit`] is due; `None` when nothing waits.
@@ -240,6 +268,8 @@ impl<D: Disk> Worker<D> {
                 self.refuse(&error, now);
             }
         }
+        let open_bytes: usize = self.open.values().map(|open| open.recorder.memory_bytes()).sum();
+        self.shared.recordings_open_bytes.store(open_bytes as u64, Ordering::Relaxed);
         self.shared.count(self.log.used_bytes(), self.open.len() as u64, self.log.recordings());
     }
 
@@ -405,8 +435,11 @@ fn replay(seen: Seen<'_>, policy: CommitPolicy, index: &mut Index, open: &mut BT
         Record::Step { intervention, row, .. } => {
             open.get_mut(&ordinal).is_none_or(|recorder| recorder.push(row, intervention))
         }
-        Record::Chunk { steps, stored, .. } => {
-            open.get_mut(&ordinal).is_none_or(|recorder| recorder.replay_chunk(steps, stored))
+        Record::Sample { stream, key_frame, row, .. } => {
+            open.get_mut(&ordinal).is_none_or(|recorder| recorder.push_sample(stream, row, key_frame))
+        }
+        Record::Chunk { stream, steps, stored, .. } => {
+            open.get_mut(&ordinal).is_none_or(|recorder| recorder.replay_chunk(stream, steps, stored))
         }
         Record::Sealed { .. } | Record::Damaged { .. } | Record::Freed { .. } | Record::Evicted { .. } => {
             open.remove(&ordinal);

@@ -364,7 +364,7 @@ impl World {
 
 #[test]
 fn what_a_full_spool_gave_up_is_told_to_the_hub_and_the_rest_is_uploaded() {
-    const SEGMENT_BYTES: u64 = 6_000_000;
+    const SEGMENT_BYTES: u64 = 10_000_000;
     const VALUES: u32 = 65_536;
     let world = World::new();
     let address = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -382,7 +382,7 @@ fn what_a_full_spool_gave_up_is_told_to_the_hub_and_the_rest_is_uploaded() {
         let (task, actor) = ("push".parse().unwrap(), BeginActor::Script);
         robot.begin(&Begin { task, embodiment: embodiment.clone(), actor }).unwrap();
         // More than a segment.
-        for time in 1..=30 {
+        for time in 1..=50 {
             let values = &[(&state).into(), (&action).into()];
             robot.step(&Step { monotonic_ns: time, reward: None, intervention: false, values }).unwrap();
         }

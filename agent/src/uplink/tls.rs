@@ -96,7 +96,8 @@ pub(crate) fn client_config(credentials: &Credentials, clock: Arc<RobotClock>) -
     Ok(config)
 }
 
-fn transport() -> TransportConfig {
+/// What the connection to the hub may use: public, so that a plain copy can be measured under the same bounds.
+pub fn transport() -> TransportConfig {
     let mut transport = TransportConfig::default();
     transport
         // The hub opens no streams: it answers on ours.

@@ -1,13 +1,16 @@
 //! `zunft data`: LeRobot datasets and local snapshots.
 
+mod export;
 mod import;
+mod plot;
 mod replay;
 mod show;
 mod source;
+mod verify;
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use zunft_protocol::ids::{RobotId, SiteId, TenantId};
 
 use crate::args::{HubArgs, JsonArgs};
@@ -31,6 +34,13 @@ pub(crate) enum DataCommand {
     Ls(LsArgs),
     /// Show the body, the tasks and the robots of a snapshot or dataset, or one of its episodes.
     Show(ShowArgs),
+    /// Write a snapshot as a LeRobot v3 dataset, which LeRobot and `datasets` open.
+    ///
+    /// State, action, reward and outcome go along; times become frame numbers over the rate. The dataset appears complete
+    /// or not at all.
+    Export(ExportArgs),
+    /// Read every byte of a snapshot or dataset and check it against what it claims to be.
+    Verify(VerifyArgs),
 }
 
 #[derive(Debug, Args)]
@@ -109,6 +119,59 @@ pub(crate) struct ShowArgs {
     path: PathBuf,
     /// One of its episodes: the id, its beginning, or the number in the list.
     episode: Option<String>,
+    /// Draw the episode's signals, one line of text for each value of a step.
+    #[arg(long, requires = "episode", conflicts_with = "json")]
+    plot: bool,
+    #[command(flatten)]
+    json: JsonArgs,
+}
+
+/// Formats that an export can have.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    /// LeRobotDataset v3.
+    Lerobot,
+}
+
+/// What becomes of episodes whose outcome nobody said.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Unknown {
+    /// Refuse: LeRobot knows success and failure only.
+    Refuse,
+    /// Leave them out.
+    Skip,
+    /// Write them as failures.
+    Failure,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// A snapshot or a LeRobot dataset.
+    data: PathBuf,
+    /// The folder to write; it must not exist yet.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// The format to write.
+    #[arg(long, value_enum, default_value_t = Format::Lerobot)]
+    format: Format,
+    /// Steps a second [default: the embodiment's rate, where it is a whole number].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    fps: Option<u32>,
+    /// What becomes of episodes whose outcome nobody said.
+    #[arg(long, value_enum, default_value_t = Unknown::Refuse)]
+    unknown: Unknown,
+    #[command(flatten)]
+    reading: ReadingArgs,
+    #[command(flatten)]
+    json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// A snapshot or a LeRobot dataset.
+    path: PathBuf,
+    #[command(flatten)]
+    reading: ReadingArgs,
     #[command(flatten)]
     json: JsonArgs,
 }
@@ -119,5 +182,9 @@ pub(crate) fn run(command: DataCommand) -> Result<(), Failure> {
         DataCommand::Replay(args) => replay::run(&args),
         DataCommand::Ls(args) => show::ls(&args),
         DataCommand::Show(args) => show::show(&args),
+        DataCommand::Export(args) => match args.format {
+            Format::Lerobot => export::run(&args),
+        },
+        DataCommand::Verify(args) => verify::run(&args),
     }
 }

@@ -122,6 +122,9 @@ fn start(args: &StartArgs) -> Result<(), Failure> {
         count(dataset.tasks.len() as u64, "task"),
         count(dataset.steps() as u64, "step"),
     );
+    if !dataset.streams_left_out().is_empty() {
+        eprintln!("streams beside the steps are left out: {}", dataset.streams_left_out().join(", "));
+    }
     let checkpoints = args.checkpoints.clone().unwrap_or_else(|| beside(out));
     let trained = fit(&dataset, &config, &checkpoints)?;
     let info = ReleaseInfo {

@@ -73,9 +73,50 @@ fn dataset_becomes_the_same_snapshot_each_time() {
     assert_eq!(listed[0]["robots"]["arm"]["episodes"], episodes);
     let episode = json(&["data", "show", text(&folder.path().join("a")), "0", "--json"]);
     assert_eq!(episode["manifest"]["ordinal"], 0);
+    assert_eq!(episode["streams"]["steps"]["samples"], episode["manifest"]["steps"]);
     let id = episode["id"].as_str().unwrap();
     let same = json(&["data", "show", text(&folder.path().join("a")), &id[..16], "--json"]);
     assert_eq!(same, episode);
+}
+
+#[test]
+fn dataset_goes_in_and_out_and_damage_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (snapshot, out) = (folder.path().join("snapshot"), folder.path().join("out"));
+    let imported = json(&["data", "import", text(&dataset()), "--out", text(&snapshot), "--json"]);
+    let exported = json(&["data", "export", text(&snapshot), "--out", text(&out), "--json"]);
+    assert_eq!((&exported["episodes"], &exported["steps"]), (&imported["episodes"], &imported["steps"]));
+    // The same episodes as before, bit for bit: the ids are hashes of what is in them.
+    json(&[
+        "data",
+        "import",
+        text(&out),
+        "--out",
+        text(&folder.path().join("again")),
+        "--robot",
+        imported["robot"].as_str().unwrap(),
+        "--json",
+    ]);
+    let shown = |path: &Path| json(&["data", "show", text(path), "3", "--json"]);
+    assert_eq!(shown(&folder.path().join("again"))["id"], shown(&snapshot)["id"]);
+    refused(&["data", "export", text(&snapshot), "--out", text(&out)], 64, &["exists already", "choose another"]);
+
+    let plotted = zunft(&["data", "show", text(&snapshot), "0", "--plot"]);
+    let drawn = String::from_utf8(plotted.stdout).unwrap();
+    assert!(drawn.contains("action") && drawn.contains('█') && drawn.contains('▁'), "{drawn}");
+
+    let verified = json(&["data", "verify", text(&snapshot), "--json"]);
+    assert_eq!((&verified["episodes"], &verified["damaged"]), (&imported["episodes"], &Value::Array(vec![])));
+    let pack = snapshot.join("episodes.pack");
+    let mut bytes = std::fs::read(&pack).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&pack, bytes).unwrap();
+    let found = zunft(&["data", "verify", text(&snapshot), "--json"]);
+    assert_eq!(found.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&found.stdout).unwrap();
+    assert_eq!(report["damaged"].as_array().unwrap().len(), 1, "{report}");
+    assert!(report["damaged"][0]["reason"].as_str().unwrap().contains("damaged"), "{report}");
 }
 
 #[test]

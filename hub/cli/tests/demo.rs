@@ -27,6 +27,8 @@ fn demo_closes_the_loop_and_loses_nothing() {
     assert!(output.status.success(), "{told}");
     let figures: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
     assert_eq!(figures["episodes_lost"], 0, "{figures}");
+    // Two demonstrations a robot and task at least, and what the robots did themselves.
+    assert!(figures["episodes_recorded"].as_u64().unwrap() > 2 * 3 * 2, "{figures}");
     assert_eq!(figures["episodes_recorded"], figures["episodes_durable"], "{figures}");
     assert_eq!(figures["robots_on_second_release"], 2, "{figures}");
     for task in ["push", "pick-place", "weld-seam"] {

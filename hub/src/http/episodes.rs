@@ -267,6 +267,10 @@ pub(super) async fn upload_chunk(
 /// A manifest's `streams` list the chunks and the columns. The bytes: `ZNC1`, codec u8 (0 as is, 1 zstd), 3 zero
 /// bytes, steps u32, payload size u32, then the payload, all little-endian; the payload holds all steps of the
 /// first column, then of the second, and so on.
+///
+/// A camera's stream (its schema has an `encoding`) has codec 2 (JPEG) or 3 (H.264), and the first of the zero bytes is
+/// 1 where the chunk begins inside a group of pictures. Its payload holds i64 times, u32 lengths and u8 key frame
+/// marks of all images, then the images one after another, as the robot's program gave them.
 #[utoipa::path(get, path = "/v1/chunks/{chunk}", tag = "episodes", operation_id = "download_chunk",
     params(("chunk" = String, Path, description = "Its id: 64 hexadecimal digits")),
     responses((status = 200, description = "The bytes", body = Vec<u8>, content_type = "application/octet-stream"),
@@ -286,7 +290,7 @@ pub(super) async fn download_chunk(
 /// Post the manifest first: the answer names the chunks to send. Posting an episode that is stored is answered
 /// `durable` again.
 #[utoipa::path(post, path = "/v1/episodes", tag = "episodes", operation_id = "import_episode",
-    request_body(content = Vec<u8>, content_type = "application/cbor", description = "The manifest's exact bytes, at most 1 MiB"),
+    request_body(content = Vec<u8>, content_type = "application/cbor", description = "The manifest's exact bytes, at most 8 MiB"),
     responses((status = 200, description = "Stored, or what is missing for that", body = ImportAnswer),
         (status = 409, description = "Its recording has another episode already", body = ApiError),
         (status = 413, description = "Too large", body = ApiError),

@@ -12,15 +12,20 @@ use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
     PutOptions, PutPayload, PutResult,
 };
+use zunft_protocol::chunk::{Sample, SampleChunkBuilder, Schema};
+use zunft_protocol::embodiment::{Encoding, Feature};
 use zunft_protocol::episode::Outcome;
-use zunft_protocol::ids::{Digest, RecordingId};
-use zunft_protocol::message::{CloseCode, EvictionReason, Message, RejectReason, Tombstone};
+use zunft_protocol::episode::{ChunkRef, Stream};
+use zunft_protocol::ids::{ChunkId, Digest, RecordingId};
+use zunft_protocol::limits::MANIFEST_BYTES_MAX;
+use zunft_protocol::message::{CloseCode, EvictionReason, HEADER_BYTES, Later, Message, RejectReason, Tombstone};
 use zunft_protocol::release::{Trust, TrustError, parse_envelope};
 use zunft_skills::data::EpisodeSource as _;
 use zunft_skills::package::PackageError;
 
 use super::*;
 use crate::fixtures::{body, config, episode, identity, tenant, write_package};
+use crate::metadata::{NewChunk, NewPack};
 use robot::TestRobot;
 
 async fn started(folder: &Path) -> Handle {
@@ -142,6 +147,27 @@ async fn what_contradicts_certificate_or_manifest_is_rejected() {
     assert_eq!(reject.reason, RejectReason::WrongChunk);
     assert!(stored(&hub).await.is_empty());
     robot.upload_durably(&episode).await;
+    hub.shutdown().await;
+}
+
+#[tokio::test]
+async fn chunks_of_another_tenant_are_wanted_as_if_nobody_had_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = started(folder.path()).await;
+    let robot = robot(&hub, "r1").await;
+    let episode = episode("r1", 0);
+    // Another tenant holds the very same chunks.
+    let other = "other".parse().unwrap();
+    hub.metadata().add_tenant(&other, 0).await.unwrap();
+    let chunk = |chunk: ChunkBytes| NewChunk { id: chunk.id, position: 8, bytes: chunk.bytes.len() as u32 };
+    let chunks = episode.chunk_bytes().into_iter().map(chunk).collect();
+    let pack = NewPack { pack: Digest::of(b"a pack of the other"), bytes: 1000, chunks, episodes: Vec::new() };
+    hub.metadata().register_pack(&other, &pack, 0).await.unwrap();
+    let Message::Want(want) = robot.offer(&episode.manifest).await.first else { panic!("the offer was not taken") };
+    assert_eq!(want.count(), episode.chunks.len(), "the robot learned what another tenant has");
+    robot.upload_durably(&episode).await;
+    let ids: Vec<ChunkId> = episode.manifest.chunks().map(|chunk| chunk.id).collect();
+    assert_eq!(hub.metadata().present_chunks(&tenant(), &ids).await.unwrap().len(), ids.len());
     hub.shutdown().await;
 }
 
@@ -460,4 +486,77 @@ impl ObjectStore for FullDisk {
     async fn copy_opts(&self, from: &Key, to: &Key, options: CopyOptions) -> object_store::Result<()> {
         self.inner.copy_opts(from, to, options).await
     }
+}
+
+/// An episode of `r1` with a camera beside its steps.
+fn episode_with_camera() -> crate::fixtures::Episode {
+    let mut episode = episode("r1", 0);
+    let camera = Feature::camera("top", 480, 640, 30.0, Encoding::Jpeg);
+    let mut builder = SampleChunkBuilder::new(Encoding::Jpeg);
+    for time in 0..3 {
+        builder.push(&Sample { monotonic_ns: time, key_frame: true, bytes: &[0xff, 0xd8, time as u8] });
+    }
+    let (stored, steps) = builder.finish().unwrap();
+    let chunks = vec![ChunkRef { id: ChunkId::of(&stored), bytes: stored.len() as u32, steps }];
+    let (name, schema) = (camera.name.clone(), Schema::stream(&camera));
+    episode.manifest.streams.push(Stream { name, schema, chunks });
+    episode.manifest.embodiment.features.push(camera);
+    episode.chunks.push(stored);
+    episode
+}
+
+#[tokio::test]
+async fn a_camera_s_stream_is_kept_and_training_reads_past_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = started(folder.path()).await;
+    let robot = robot(&hub, "r1").await;
+    let episode = episode_with_camera();
+    robot.upload_durably(&episode).await;
+    let (_, manifest) = hub.episode(&tenant(), episode.manifest.id()).await.unwrap().unwrap();
+    assert_eq!(manifest, episode.manifest);
+    let images = manifest.streams[1].chunks[0].id;
+    assert_eq!(hub.chunk(&tenant(), images).await.unwrap().as_deref(), Some(&episode.chunks[2][..]));
+    let snapshot = hub.create_snapshot(&tenant(), &EpisodeFilter::default()).await.unwrap();
+    let mut source = hub.snapshot_source(&tenant(), snapshot.id).await.unwrap();
+    let loaded = tokio::task::spawn_blocking(move || {
+        zunft_skills::data::Dataset::load(&mut source, &zunft_skills::data::Selection::default()).unwrap()
+    });
+    let dataset = loaded.await.unwrap();
+    assert_eq!((dataset.steps(), dataset.observation_dim), (10, 2));
+    assert_eq!(dataset.streams_left_out(), ["observation.images.top"]);
+    hub.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_large_manifest_waits_for_memory_before_it_is_read() {
+    const TRIES_MAX: usize = 100;
+    let folder = tempfile::tempdir().unwrap();
+    let hub = started(folder.path()).await;
+    let robot = robot(&hub, "r1").await;
+    let mut episode = episode("r1", 0);
+    // Names of an embodiment are the cheapest way to a manifest above what every robot may send unasked.
+    episode.manifest.embodiment.name = "x".repeat(100_000);
+    // It promises the largest manifest there is, and says no more: this robot's part is taken.
+    let promise = Message::Offer(vec![0; MANIFEST_BYTES_MAX]).encode();
+    let stalled = robot.begin(&promise[..HEADER_BYTES + 1]).await;
+    let refused = Message::Later(Later { retry_after_ms: 500 });
+    for tries in 0.. {
+        // The hub looks at streams in an order of its own: the first offers may come before the promise.
+        if robot.offer(&episode.manifest).await.first == refused {
+            break;
+        }
+        assert!(tries < TRIES_MAX, "the hub read a manifest that it had no memory for");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(stalled);
+    for tries in 0.. {
+        if !matches!(robot.offer(&episode.manifest).await.first, Message::Later(_)) {
+            break;
+        }
+        assert!(tries < TRIES_MAX, "the memory was not given back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    robot.upload_durably(&episode).await;
+    assert_eq!(stored(&hub).await, [episode.manifest.id()]);
+    hub.shutdown().await;
 }

@@ -10,20 +10,21 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span, debug, info, warn};
 use zunft_protocol::hello::{HELLO_BYTES, Hello, HelloError};
 use zunft_protocol::ids::Digest;
+use zunft_protocol::limits::MESSAGE_BYTES_MAX;
 use zunft_protocol::message::{CloseCode, Message, PRIORITY_CONTROL, Report, SignedObject, Tombstone};
 use zunft_protocol::release::AssignedRelease;
 use zunft_protocol::session::hub::{HubSession, Identity, UploadId};
 
+use super::reports::{NotRecorded, Reports};
 use super::wire::{self, WireError};
 use super::{code, downloads, uploads};
 use crate::assignments::{self, Signing};
 use crate::clock;
 use crate::identity::RobotIdentity;
-use crate::metadata::MetadataError;
-use crate::services::{Budget, Change, LiveConnection, Services};
-
-/// How long a robot may take for its hello.
-const HELLO_MAX: Duration = Duration::from_secs(10);
+use crate::metadata::{MetadataError, NewReport};
+use crate::services::{
+    Budget, BudgetShare, Change, LiveConnection, MANIFEST_MEMORY_FACTOR, MANIFEST_MEMORY_MAX, Services,
+};
 
 /// How often a connection looks whether its assignment grows old.
 const RENEW_EVERY: Duration = Duration::from_secs(600);
@@ -47,8 +48,24 @@ pub(super) struct Robot {
     pub(super) services: Arc<Services>,
     /// This robot's part of the memory: one that stalls cannot hold the others' up.
     pub(super) budget: Budget,
+    /// Its part of the memory for large manifests: one of the largest at a time.
+    pub(super) manifest_budget: Budget,
     /// Decides about uploads; locked for each decision, never while waiting.
     pub(super) session: Mutex<HubSession>,
+}
+
+impl Robot {
+    /// How long a stream in use may stand still.
+    pub(super) fn stall(&self) -> Duration {
+        self.services.config.limits.stall()
+    }
+
+    /// Memory for a manifest of so many bytes and all that is made of it, of the robot's part and of the whole.
+    fn reserve_for_manifest(&self, bytes: usize) -> Option<(BudgetShare, BudgetShare)> {
+        let memory = (bytes * MANIFEST_MEMORY_FACTOR) as u64;
+        let own = self.manifest_budget.reserve(memory)?;
+        Some((own, self.services.budget.reserve(memory)?))
+    }
 }
 
 /// Why a connection ended.
@@ -58,7 +75,7 @@ pub(super) enum EndReason {
     Stopping,
     #[error("connection ended: {0}")]
     Connection(#[from] ConnectionError),
-    #[error("no hello within {} s", HELLO_MAX.as_secs())]
+    #[error("no hello in time (config key limits.greeting_secs)")]
     NoHello,
     #[error("hello refused: {0}")]
     Hello(#[from] HelloError),
@@ -68,6 +85,8 @@ pub(super) enum EndReason {
     Left,
     #[error("metadata failed: {0}")]
     Metadata(#[from] MetadataError),
+    #[error(transparent)]
+    Report(#[from] NotRecorded),
 }
 
 impl EndReason {
@@ -75,8 +94,8 @@ impl EndReason {
         match self {
             Self::Hello(HelloError::Version { .. }) => CloseCode::Version,
             Self::NoHello | Self::Hello(HelloError::Magic) => CloseCode::Protocol,
-            Self::Control(error) if error.is_violation() => CloseCode::Protocol,
-            Self::Metadata(_) => CloseCode::Overloaded,
+            Self::Control(error) if error.is_violation() || matches!(error, WireError::Stalled) => CloseCode::Protocol,
+            Self::Metadata(_) | Self::Report(_) => CloseCode::Overloaded,
             Self::Stopping | Self::Connection(_) | Self::Control(_) | Self::Left => CloseCode::Stopping,
         }
     }
@@ -98,11 +117,12 @@ pub(super) async fn run(
     identity: RobotIdentity,
     live: LiveConnection,
     services: Arc<Services>,
+    recorder: Reports,
     stop: CancellationToken,
     tasks: TaskTracker,
 ) -> EndReason {
     let connection = live.connection.clone();
-    let reason = match greet(&connection).await {
+    let reason = match greet(&connection, services.config.limits.greeting()).await {
         Err(reason) => reason,
         Ok((control, reports)) => {
             let session_identity = Identity {
@@ -114,8 +134,11 @@ pub(super) async fn run(
             let episode_bytes_max = services.config.store.pack_bytes_max as u64;
             let budget = Budget::new(services.config.store.pack_bytes_max);
             let session = Mutex::new(HubSession::new(session_identity, episode_bytes_max));
-            let robot = Arc::new(Robot { identity, connection: connection.clone(), services, budget, session });
-            Conversation { robot, live, control, uploads: 0, accepted: None, sent: 0 }.run(reports, stop, tasks).await
+            let manifest_budget = Budget::new(MANIFEST_MEMORY_MAX);
+            let connection = connection.clone();
+            let robot = Arc::new(Robot { identity, connection, services, budget, manifest_budget, session });
+            let conversation = Conversation { robot, live, control, recorder, uploads: 0, accepted: None, sent: 0 };
+            conversation.run(reports, stop, tasks).await
         }
     };
     connection.close(code(reason.close_code()), reason.to_string().as_bytes());
@@ -123,25 +146,26 @@ pub(super) async fn run(
 }
 
 /// Agrees on the version on the first stream.
-async fn greet(connection: &quinn::Connection) -> Result<(SendStream, RecvStream), EndReason> {
+async fn greet(connection: &quinn::Connection, patience: Duration) -> Result<(SendStream, RecvStream), EndReason> {
     let greeting = async {
         let (mut send, mut recv) = connection.accept_bi().await?;
         let mut hello = [0; HELLO_BYTES];
-        wire::fill(&mut recv, &mut hello).await?;
+        wire::fill(&mut recv, &mut hello, patience).await?;
         let answer = Hello::decode(hello)?.choose()?;
         if let Err(error) = send.set_priority(PRIORITY_CONTROL) {
             debug!(%error, "the control stream is gone already");
         }
-        wire::write(&mut send, &answer.encode()).await?;
+        wire::write(&mut send, &answer.encode(), patience).await?;
         Ok((send, recv))
     };
-    tokio::time::timeout(HELLO_MAX, greeting).await.map_err(|_| EndReason::NoHello)?
+    tokio::time::timeout(patience, greeting).await.map_err(|_| EndReason::NoHello)?
 }
 
 struct Conversation {
     robot: Arc<Robot>,
     live: LiveConnection,
     control: SendStream,
+    recorder: Reports,
     /// Upload streams so far: their numbers.
     uploads: u64,
     /// The last assignment that the robot says it accepted; unknown before its first report.
@@ -153,7 +177,7 @@ struct Conversation {
 impl Conversation {
     async fn run(mut self, control: RecvStream, stop: CancellationToken, tasks: TaskTracker) -> EndReason {
         let (sender, mut said) = mpsc::channel(REPORTS_MAX);
-        tasks.spawn(read_control(control, sender).in_current_span());
+        tasks.spawn(read_control(control, sender, self.robot.stall()).in_current_span());
         let own_tasks = TaskTracker::new();
         let mut renewal = tokio::time::interval(RENEW_EVERY);
         loop {
@@ -205,7 +229,8 @@ impl Conversation {
         services.announce(Change::Robot { tenant: tenant.clone(), robot: robot.clone() });
         info!(episodes = tombstones.len(), "the robot gave up episodes for want of room");
         let ordinals = tombstones.iter().map(|tombstone| tombstone.ordinal).collect();
-        wire::write(&mut self.control, &Message::EvictionsStored(ordinals).encode()).await?;
+        let stall = self.robot.stall();
+        wire::write(&mut self.control, &Message::EvictionsStored(ordinals).encode(), stall).await?;
         Ok(())
     }
 
@@ -219,12 +244,13 @@ impl Conversation {
                 Err(reason) => ended = Some(reason),
             }
         }
-        let report = &report;
-        let (tenant, robot) = (&self.robot.identity.tenant, &self.robot.identity.robot);
-        let services = &self.robot.services;
-        services.metadata.record_report(tenant, robot, report, clock::unix_millis()).await?;
-        services.announce(Change::Robot { tenant: tenant.clone(), robot: robot.clone() });
-        self.accepted = Some(report.assignment_sequence);
+        let RobotIdentity { tenant, robot, .. } = self.robot.identity.clone();
+        let accepted = report.assignment_sequence;
+        let at_unix_ms = clock::unix_millis();
+        let new = NewReport { tenant: tenant.clone(), robot: robot.clone(), report, at_unix_ms };
+        self.recorder.record(new).await?;
+        self.robot.services.announce(Change::Robot { tenant, robot });
+        self.accepted = Some(accepted);
         match ended {
             Some(reason) => Err(reason),
             None => self.send_assignment().await,
@@ -257,7 +283,8 @@ impl Conversation {
         }
         let envelope = assignments::sign(&tenant, &robot, record.sequence, releases, &keys, now / 1000).to_json();
         info!(sequence = record.sequence, digest = %Digest::of(&envelope), "assignment sent");
-        wire::write(&mut self.control, &Message::Assign(SignedObject { envelope }).encode()).await?;
+        let message = Message::Assign(SignedObject { envelope });
+        wire::write(&mut self.control, &message.encode(), self.robot.stall()).await?;
         self.sent = record.sequence;
         Ok(())
     }
@@ -272,10 +299,10 @@ async fn drain(tasks: &TaskTracker, connection: &quinn::Connection) {
 }
 
 /// Reads the control stream to its end.
-async fn read_control(mut control: RecvStream, said: mpsc::Sender<Result<Said, EndReason>>) {
+async fn read_control(mut control: RecvStream, said: mpsc::Sender<Result<Said, EndReason>>, stall: Duration) {
     loop {
         let read = tokio::select! {
-            read = read_said(&mut control) => read,
+            read = read_said(&mut control, stall) => read,
             () = said.closed() => return,
         };
         let ended = read.is_err();
@@ -285,14 +312,8 @@ async fn read_control(mut control: RecvStream, said: mpsc::Sender<Result<Said, E
     }
 }
 
-async fn read_said(control: &mut RecvStream) -> Result<Said, EndReason> {
-    // A quiet control stream is fine: the idle timeout ends silent connections.
-    let message = loop {
-        match wire::read_message(control).await {
-            Err(WireError::Stalled) => {}
-            other => break other?,
-        }
-    };
+async fn read_said(control: &mut RecvStream, stall: Duration) -> Result<Said, EndReason> {
+    let message = wire::next_message(control, stall).await?;
     match message {
         Some(Message::Report(report)) => Ok(Said::Report(report)),
         Some(Message::Evicted(tombstones)) => Ok(Said::Evicted(tombstones)),
@@ -304,11 +325,36 @@ async fn read_said(control: &mut RecvStream) -> Result<Said, EndReason> {
 /// Serves one stream by what its first message is.
 async fn serve_stream(robot: Arc<Robot>, upload: UploadId, send: SendStream, mut recv: RecvStream) {
     let served = async {
-        match wire::read_message(&mut recv).await? {
-            None => Ok(()),
-            Some(Message::Offer(manifest)) => uploads::serve(&robot, upload, manifest, send, &mut recv).await,
-            Some(Message::Fetch(fetch)) => downloads::serve(&robot, fetch, send).await,
-            Some(_) => Err(WireError::Unexpected),
+        let stall = robot.stall();
+        let Some(header) = wire::read_header(&mut recv, stall).await? else { return Ok(()) };
+        let memory = if header.body_bytes > MESSAGE_BYTES_MAX {
+            let Some(memory) = robot.reserve_for_manifest(header.body_bytes) else {
+                return uploads::postpone(send, &mut recv, &header, stall).await;
+            };
+            Some(memory)
+        } else {
+            None
+        };
+        match wire::read_body(&mut recv, header, stall).await? {
+            Message::Offer(manifest) => {
+                let served = uploads::serve(&robot, upload, manifest, send, &mut recv).await;
+                // What was made of the manifest is in memory until its upload is over.
+                drop(memory);
+                served
+            }
+            Message::Fetch(fetch) => downloads::serve(&robot, fetch, send).await,
+            Message::Report(_)
+            | Message::Assign(_)
+            | Message::Root(_)
+            | Message::Want(_)
+            | Message::Later(_)
+            | Message::Reject(_)
+            | Message::Chunk(_)
+            | Message::Durable(_)
+            | Message::Found(_)
+            | Message::Missing
+            | Message::Evicted(_)
+            | Message::EvictionsStored(_) => Err(WireError::Unexpected),
         }
     };
     if let Err(error) = served.instrument(Span::current()).await {

@@ -21,7 +21,7 @@ pub(super) async fn serve(robot: &Robot, fetch: Fetch, mut send: SendStream) -> 
     let bytes_total = match robot.services.metadata.blob(tenant, fetch.digest).await {
         Ok(Some(bytes_total)) => bytes_total,
         Ok(None) => {
-            wire::write(&mut send, &Message::Missing.encode()).await?;
+            wire::write(&mut send, &Message::Missing.encode(), robot.stall()).await?;
             wire::finish(&mut send);
             return Ok(());
         }
@@ -30,13 +30,13 @@ pub(super) async fn serve(robot: &Robot, fetch: Fetch, mut send: SendStream) -> 
             return Ok(());
         }
     };
-    wire::write(&mut send, &Message::Found(Found { bytes_total }).encode()).await?;
+    wire::write(&mut send, &Message::Found(Found { bytes_total }).encode(), robot.stall()).await?;
     let key = blob_key(tenant, fetch.digest);
     let mut position = fetch.offset.min(bytes_total);
     while position < bytes_total {
         let end = bytes_total.min(position + PIECE_BYTES);
         match robot.services.store.read_range(&key, position..end).await {
-            Ok(piece) => wire::write(&mut send, &piece).await?,
+            Ok(piece) => wire::write(&mut send, &piece, robot.stall()).await?,
             Err(error) => {
                 // Dropping the stream would end it as if it were complete; the robot sees a reset instead.
                 warn!(digest = %fetch.digest, error = &error as &dyn std::error::Error, "a blob could not be read");

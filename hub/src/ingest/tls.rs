@@ -9,11 +9,12 @@ use rand::RngExt as _;
 use rustls::RootCertStore;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use zunft_protocol::hello::ALPN;
+use zunft_protocol::limits::UPLOADS_IN_FLIGHT_MAX;
 
 use crate::pki::{Pki, PkiError};
 
-/// Streams that a robot may have open: control, the uploads in flight and their successors, and a few downloads.
-const STREAMS_MAX: u32 = 16;
+/// Streams that a robot may have open: control, the uploads in flight, and a few successors and downloads.
+const STREAMS_MAX: u32 = UPLOADS_IN_FLIGHT_MAX as u32 + 16;
 
 /// What one stream may send ahead: a chunk in flight and one being hashed hide the round trip on any link to 100 ms.
 const STREAM_RECEIVE_BYTES_MAX: u32 = 1024 * 1024;
@@ -51,8 +52,8 @@ pub enum TlsError {
     Cipher(#[from] quinn::crypto::rustls::NoInitialCipherSuite),
 }
 
-/// The server's side of every connection.
-pub(crate) fn server_config(pki: &Pki, now_unix_secs: u64) -> Result<ServerConfig, TlsError> {
+/// The server's side of every connection: public, so that a plain copy can be measured under the same bounds.
+pub fn server_config(pki: &Pki, now_unix_secs: u64) -> Result<ServerConfig, TlsError> {
     // Named here, so that another provider elsewhere in the program changes nothing.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();

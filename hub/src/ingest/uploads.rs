@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use quinn::{RecvStream, SendStream};
 use tracing::{Instrument as _, info, info_span, warn};
 use zunft_protocol::Manifest;
 use zunft_protocol::ids::{ChunkId, EpisodeId};
-use zunft_protocol::message::{ChunkBytes, Message, Receipt};
+use zunft_protocol::message::{ChunkBytes, Header, Later, Message, Receipt};
 use zunft_protocol::session::UploadReply;
 use zunft_protocol::session::hub::{HubEvent, HubOrder, Known, UploadId};
 
@@ -40,6 +41,19 @@ pub(super) async fn serve(
     served
 }
 
+/// Answers an offer for whose manifest there is no memory now: it is read past, and offered again later.
+pub(super) async fn postpone(
+    mut send: SendStream,
+    recv: &mut RecvStream,
+    header: &Header,
+    stall: Duration,
+) -> Result<(), WireError> {
+    wire::skip_body(recv, header, stall).await?;
+    wire::write(&mut send, &Message::Later(Later { retry_after_ms: RETRY_BUSY_MS }).encode(), stall).await?;
+    wire::finish(&mut send);
+    Ok(())
+}
+
 struct UploadStream<'a> {
     robot: &'a Robot,
     upload: UploadId,
@@ -63,7 +77,7 @@ impl UploadStream<'_> {
         loop {
             let event = match orders.pop_front() {
                 None => {
-                    let message = wire::read_message(recv).await?.ok_or(WireError::Ended)?;
+                    let message = wire::read_message(recv, self.robot.stall()).await?.ok_or(WireError::Ended)?;
                     let Message::Chunk(chunk) = message else { return Err(WireError::Unexpected) };
                     HubEvent::Received { upload, chunk }
                 }
@@ -167,7 +181,7 @@ impl UploadStream<'_> {
             }
         };
         let last = !matches!(message, Message::Want(_));
-        wire::write(&mut self.send, &message.encode()).await?;
+        wire::write(&mut self.send, &message.encode(), self.robot.stall()).await?;
         if last {
             wire::finish(&mut self.send);
         }

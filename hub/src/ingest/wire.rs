@@ -5,13 +5,9 @@ use std::time::Duration;
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
 use zunft_protocol::message::{DecodeError, HEADER_BYTES, Header, Message};
 
-/// Longest time without a single byte of progress on a stream that is in use.
-///
-/// A bulk upload may starve behind labelled ones for a while; a robot that is gone ends sooner, by the idle timeout.
-pub(crate) const STALL_MAX: Duration = Duration::from_secs(120);
-
-/// Most bytes taken from a stream at once.
-const READ_BYTES: usize = 64 * 1024;
+/// What must move within `limits.stall_secs` on a stream that is in use, unless less is left: a peer that sends a byte
+/// now and then stands still.
+const PROGRESS_BYTES_MIN: usize = 4 * 1024;
 
 /// Why a message did not arrive or leave.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +28,7 @@ pub(crate) enum WireError {
     #[error("the robot sent a message that does not belong on this stream")]
     Unexpected,
     /// No progress.
-    #[error("nothing moved on the stream for {} s", STALL_MAX.as_secs())]
+    #[error("nothing worth mentioning moved on the stream in time (config key limits.stall_secs)")]
     Stalled,
 }
 
@@ -44,37 +40,92 @@ impl WireError {
 }
 
 /// Reads one message; `None` where the stream ended between two.
-pub(crate) async fn read_message(stream: &mut RecvStream) -> Result<Option<Message>, WireError> {
-    let mut header = [0; HEADER_BYTES];
-    let Some(first) = progress(stream.read(&mut header)).await?? else {
-        return Ok(None);
-    };
-    fill(stream, &mut header[first..]).await?;
-    let header = Header::decode(header)?;
-    // The header's bounds were checked; memory follows the bytes that come, not the robot's promise.
-    let mut body = Vec::with_capacity(header.body_bytes.min(READ_BYTES));
-    while body.len() < header.body_bytes {
-        let begin = body.len();
-        body.resize(header.body_bytes.min(begin + READ_BYTES), 0);
-        fill(stream, &mut body[begin..]).await?;
+pub(crate) async fn read_message(stream: &mut RecvStream, stall: Duration) -> Result<Option<Message>, WireError> {
+    match read_header(stream, stall).await? {
+        Some(header) => read_body(stream, header, stall).await.map(Some),
+        None => Ok(None),
     }
-    Ok(Some(header.decode_body(body)?))
+}
+
+/// Reads one message from a stream that may be quiet between two: the idle timeout ends silent connections.
+pub(crate) async fn next_message(stream: &mut RecvStream, stall: Duration) -> Result<Option<Message>, WireError> {
+    let mut header = [0; HEADER_BYTES];
+    let Some(read) = stream.read(&mut header).await? else { return Ok(None) };
+    fill(stream, &mut header[read..], stall).await?;
+    read_body(stream, Header::decode(header)?, stall).await.map(Some)
+}
+
+/// Reads a message's header, so that its size is known before memory is taken for it.
+pub(crate) async fn read_header(stream: &mut RecvStream, stall: Duration) -> Result<Option<Header>, WireError> {
+    let mut header = [0; HEADER_BYTES];
+    let Some(read) = progress(stall, stream.read(&mut header)).await?? else { return Ok(None) };
+    fill(stream, &mut header[read..], stall).await?;
+    Ok(Some(Header::decode(header)?))
+}
+
+/// Reads what belongs to a header.
+pub(crate) async fn read_body(stream: &mut RecvStream, header: Header, stall: Duration) -> Result<Message, WireError> {
+    // The header's bounds were checked; the memory is touched as the bytes come, not at the robot's promise.
+    let mut body = Vec::with_capacity(header.body_bytes);
+    while body.len() < header.body_bytes {
+        let enough = header.body_bytes.min(body.len() + PROGRESS_BYTES_MIN);
+        let moving = async {
+            while body.len() < enough {
+                let missing = header.body_bytes - body.len();
+                let chunk = stream.read_chunk(missing, true).await?.ok_or(WireError::Ended)?;
+                body.extend_from_slice(&chunk.bytes);
+            }
+            Ok::<_, WireError>(())
+        };
+        progress(stall, moving).await??;
+    }
+    Ok(header.decode_body(body)?)
+}
+
+/// Reads what belongs to a header and keeps nothing of it.
+pub(crate) async fn skip_body(stream: &mut RecvStream, header: &Header, stall: Duration) -> Result<(), WireError> {
+    let mut left = header.body_bytes;
+    while left > 0 {
+        let enough = left.saturating_sub(PROGRESS_BYTES_MIN);
+        let moving = async {
+            while left > enough {
+                left -= stream.read_chunk(left, true).await?.ok_or(WireError::Ended)?.bytes.len();
+            }
+            Ok::<_, WireError>(())
+        };
+        progress(stall, moving).await??;
+    }
+    Ok(())
 }
 
 /// Fills the buffer.
-pub(crate) async fn fill(stream: &mut RecvStream, mut buffer: &mut [u8]) -> Result<(), WireError> {
-    while !buffer.is_empty() {
-        let read = progress(stream.read(buffer)).await??.ok_or(WireError::Ended)?;
-        buffer = &mut buffer[read..];
+pub(crate) async fn fill(stream: &mut RecvStream, buffer: &mut [u8], stall: Duration) -> Result<(), WireError> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        let enough = buffer.len().min(filled + PROGRESS_BYTES_MIN);
+        let moving = async {
+            while filled < enough {
+                filled += stream.read(&mut buffer[filled..]).await?.ok_or(WireError::Ended)?;
+            }
+            Ok::<_, WireError>(())
+        };
+        progress(stall, moving).await??;
     }
     Ok(())
 }
 
 /// Writes bytes; what is written is not received, let alone stored.
-pub(crate) async fn write(stream: &mut SendStream, mut bytes: &[u8]) -> Result<(), WireError> {
-    while !bytes.is_empty() {
-        let written = progress(stream.write(bytes)).await??;
-        bytes = &bytes[written..];
+pub(crate) async fn write(stream: &mut SendStream, bytes: &[u8], stall: Duration) -> Result<(), WireError> {
+    let mut written = 0;
+    while written < bytes.len() {
+        let enough = bytes.len().min(written + PROGRESS_BYTES_MIN);
+        let moving = async {
+            while written < enough {
+                written += stream.write(&bytes[written..]).await?;
+            }
+            Ok::<_, WireError>(())
+        };
+        progress(stall, moving).await??;
     }
     Ok(())
 }
@@ -86,6 +137,6 @@ pub(crate) fn finish(stream: &mut SendStream) {
     }
 }
 
-async fn progress<T>(step: impl Future<Output = T>) -> Result<T, WireError> {
-    tokio::time::timeout(STALL_MAX, step).await.map_err(|_| WireError::Stalled)
+async fn progress<T>(stall: Duration, step: impl Future<Output = T>) -> Result<T, WireError> {
+    tokio::time::timeout(stall, step).await.map_err(|_| WireError::Stalled)
 }

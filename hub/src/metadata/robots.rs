@@ -43,6 +43,19 @@ pub struct RobotReport {
     pub releases: Vec<ReleaseOnRobot>,
 }
 
+/// A report that is not recorded yet.
+#[derive(Debug)]
+pub(crate) struct NewReport {
+    /// Whose robot.
+    pub(crate) tenant: TenantId,
+    /// Which.
+    pub(crate) robot: RobotId,
+    /// What it said.
+    pub(crate) report: Report,
+    /// When.
+    pub(crate) at_unix_ms: u64,
+}
+
 /// One release on a robot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReleaseOnRobot {
@@ -207,25 +220,22 @@ impl Metadata {
         row.as_ref().map(robot_record).transpose()
     }
 
-    /// Keeps what a robot says about itself.
-    pub(crate) async fn record_report(
-        &self,
-        tenant: &TenantId,
-        robot: &RobotId,
-        report: &Report,
-        now_unix_ms: u64,
-    ) -> Result<(), MetadataError> {
-        sqlx::query(
-            "UPDATE robots SET report = $1, last_seen_unix_ms = $2, embodiment = COALESCE($3, embodiment) \
-             WHERE tenant = $4 AND robot = $5",
-        )
-        .bind(json(&RobotReport::from(report)))
-        .bind(now_unix_ms as i64)
-        .bind(report.embodiment.map(|id| id.as_bytes().to_vec()))
-        .bind(tenant.as_str())
-        .bind(robot.as_str())
-        .execute(&self.writer)
-        .await?;
-        Ok(())
+    /// Keeps what robots say about themselves: all of it or, on an error, nothing.
+    pub(crate) async fn record_reports(&self, reports: &[NewReport]) -> Result<(), MetadataError> {
+        let mut transaction = self.begin().await?;
+        for NewReport { tenant, robot, report, at_unix_ms } in reports {
+            sqlx::query(
+                "UPDATE robots SET report = $1, last_seen_unix_ms = $2, embodiment = COALESCE($3, embodiment) \
+                 WHERE tenant = $4 AND robot = $5",
+            )
+            .bind(json(&RobotReport::from(report)))
+            .bind(*at_unix_ms as i64)
+            .bind(report.embodiment.map(|id| id.as_bytes().to_vec()))
+            .bind(tenant.as_str())
+            .bind(robot.as_str())
+            .execute(&mut *transaction)
+            .await?;
+        }
+        Ok(transaction.commit().await?)
     }
 }

@@ -123,7 +123,7 @@ impl PackBuilder {
     /// Adds an entry whose bytes hash to `id`, and says where it lies.
     pub fn add(&mut self, kind: EntryKind, id: Digest, bytes: Bytes) -> u64 {
         let position = self.position;
-        let size = u32::try_from(bytes.len()).expect("chunks and manifests are at most 1 MiB");
+        let size = u32::try_from(bytes.len()).expect("chunks and manifests are a few MiB at most");
         self.directory.entries.push(Entry { kind, id, position, bytes: size, key_id: 0 });
         self.append(bytes);
         position

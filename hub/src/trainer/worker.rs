@@ -181,6 +181,9 @@ impl Worker {
             self.shared.workshop.open_snapshot(tenant, run.plan.snapshot).map_err(workshop("open the snapshot"))?;
         let dataset = Dataset::load(source.as_mut(), &run.plan.selection)?;
         drop(source);
+        if !dataset.streams_left_out().is_empty() {
+            info!(streams = dataset.streams_left_out().join(", "), "streams beside the steps are left out");
+        }
         let trained = match self.train(owned, &dataset, &folder, &checkpoints)? {
             TrainEnd::Finished(trained) => *trained,
             TrainEnd::Interrupted { .. } => return Ok(Outcome::Interrupted),

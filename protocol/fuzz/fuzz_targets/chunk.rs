@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use zunft_protocol::chunk::{Chunk, Column, Schema};
-use zunft_protocol::embodiment::Dtype;
+use zunft_protocol::chunk::{Chunk, Column, SampleChunk, Schema};
+use zunft_protocol::embodiment::{Dtype, Encoding};
 
 fuzz_target!(|input: (Vec<(u8, u16)>, Vec<u8>)| {
     let (columns, stored) = input;
@@ -13,7 +13,12 @@ fuzz_target!(|input: (Vec<(u8, u16)>, Vec<u8>)| {
         dtype: [Dtype::F32, Dtype::F64, Dtype::I64, Dtype::U8][usize::from(dtype % 4)],
         values: u32::from(*values),
     });
-    let schema = Schema { columns: columns.collect() };
+    let schema = Schema { columns: columns.collect(), encoding: None };
+    for encoding in [Encoding::Jpeg, Encoding::H264] {
+        if let Ok(chunk) = SampleChunk::decode(&stored, encoding) {
+            assert!(chunk.samples().iter().all(|sample| !sample.bytes.is_empty()));
+        }
+    }
     if schema.check().is_err() {
         return;
     }

@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use zunft_protocol::ids::ReleaseId;
 use zunft_protocol::local::{
-    Act, Action, Begin, Begun, End, Ended, ErrorBody, Event, Header, Progress, Step, answer_greeting,
+    Act, Action, Begin, Begun, End, Ended, ErrorBody, Event, Header, Progress, Sample, Step, answer_greeting,
     read_agent_greeting,
 };
 
@@ -21,6 +21,11 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(step) = Step::decode(bytes) {
         let mut again = Vec::new();
         step.encode(&mut again);
+        assert_eq!(again, bytes);
+    }
+    if let Ok(sample) = Sample::decode(bytes) {
+        let mut again = Vec::new();
+        sample.encode(&mut again);
         assert_eq!(again, bytes);
     }
     if let Ok(act) = Act::decode(bytes) {

@@ -7,8 +7,9 @@
 mod strategies;
 
 use proptest::prelude::*;
-use zunft_protocol::chunk::{Chunk, ChunkBuilder, Schema};
+use zunft_protocol::chunk::{Chunk, ChunkBuilder, Sample, SampleChunk, SampleChunkBuilder, Schema};
 use zunft_protocol::dsse::{Envelope, SigningKey};
+use zunft_protocol::embodiment::Encoding;
 use zunft_protocol::episode::Manifest;
 use zunft_protocol::hello::{Hello, HelloAnswer};
 use zunft_protocol::ids::ReleaseId;
@@ -22,8 +23,8 @@ use zunft_protocol::release::{
 use zunft_protocol::snapshot::Snapshot;
 
 use strategies::{
-    Mutation, act, assignment, begin, bytes, embodiment, manifest, message, mutations, release_manifest, root, seed,
-    snapshot,
+    Mutation, act, assignment, begin, bytes, embodiment, encoding, manifest, message, mutations, release_manifest,
+    root, seed, snapshot,
 };
 
 /// Gives the bytes to every decoder there is.
@@ -44,6 +45,9 @@ fn decode_everything(bytes: &[u8]) {
             let _chunk = Chunk::decode(bytes, &stream.schema);
         }
     }
+    for encoding in [Encoding::Jpeg, Encoding::H264] {
+        let _chunk = SampleChunk::decode(bytes, encoding);
+    }
     if let Ok(snapshot) = Snapshot::decode(bytes) {
         assert_eq!(snapshot.encode(), bytes);
     }
@@ -55,6 +59,7 @@ fn decode_local(bytes: &[u8]) {
         bytes.first_chunk().map(|bytes| (local::answer_greeting(*bytes), local::read_agent_greeting(*bytes)));
     let _header = bytes.first_chunk().map(|bytes| local::Header::decode(*bytes));
     let _step = local::Step::decode(bytes);
+    let _sample = local::Sample::decode(bytes);
     let _act = local::Act::decode(bytes);
     let _action = local::Action::decode(bytes);
     let _progress = local::Progress::decode(bytes);
@@ -115,6 +120,32 @@ proptest! {
         for mutation in &mutations {
             mutation.apply(&mut stored);
             let _chunk = Chunk::decode(&stored, &schema);
+        }
+    }
+
+    #[test]
+    fn images_come_back(
+        encoding in encoding(),
+        images in prop::collection::vec((any::<i64>(), any::<bool>(), prop::collection::vec(any::<u8>(), 1..40)), 1..40),
+        mutations in mutations(),
+    ) {
+        let mut builder = SampleChunkBuilder::new(encoding);
+        for (monotonic_ns, key_frame, bytes) in &images {
+            builder.push(&Sample { monotonic_ns: *monotonic_ns, key_frame: *key_frame, bytes });
+        }
+        let mut stored = builder.finish().unwrap().0;
+        let chunk = SampleChunk::decode(&stored, encoding).unwrap();
+        prop_assert_eq!(chunk.samples().len(), images.len());
+        for (found, (monotonic_ns, key_frame, bytes)) in chunk.samples().iter().zip(&images) {
+            let key_frame = *key_frame || encoding == Encoding::Jpeg;
+            prop_assert_eq!(found, &Sample { monotonic_ns: *monotonic_ns, key_frame, bytes });
+        }
+        for mutation in &mutations {
+            mutation.apply(&mut stored);
+            if let Ok(chunk) = SampleChunk::decode(&stored, encoding) {
+                let bytes: usize = chunk.samples().iter().map(|sample| sample.bytes.len()).sum();
+                prop_assert!(bytes < stored.len());
+            }
         }
     }
 

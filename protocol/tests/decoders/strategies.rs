@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use zunft_protocol::chunk::Schema;
 use zunft_protocol::dsse::SigningKey;
-use zunft_protocol::embodiment::{ACTION, Dtype, Embodiment, Feature};
+use zunft_protocol::embodiment::{ACTION, Dtype, Embodiment, Encoding, Feature};
 use zunft_protocol::episode::{
     AbortReason, Actor, ChunkRef, Clock, EpisodeEnd, MANIFEST_VERSION, Manifest, Outcome, STEPS_STREAM, Stream,
     Truncation, WallQuality,
@@ -107,17 +107,31 @@ fn feature() -> impl Strategy<Value = Feature> {
             units: if units { vec!["rad/s²".to_owned()] } else { Vec::new() },
             min: if limits { vec![-bound; values] } else { Vec::new() },
             max: if limits { vec![bound; values] } else { Vec::new() },
+            rate_hz: None,
+            encoding: None,
         }
     })
 }
 
+pub(crate) fn encoding() -> impl Strategy<Value = Encoding> {
+    some(&[Encoding::Jpeg, Encoding::H264])
+}
+
 pub(crate) fn embodiment() -> impl Strategy<Value = Embodiment> {
-    (".{0,12}", 0.1..1000.0_f64, vec(feature(), 1..5)).prop_map(|(name, rate_hz, mut features)| {
-        for (i, feature) in features.iter_mut().enumerate().skip(1) {
-            feature.name = format!("observation.{i}");
-        }
-        Embodiment { name, rate_hz, features }
-    })
+    let cameras = vec(encoding(), 0..3);
+    let rates = vec(option::of(0.1..1000.0_f64), 4);
+    (".{0,12}", 0.1..1000.0_f64, vec(feature(), 1..5), rates, cameras).prop_map(
+        |(name, rate_hz, mut features, rates, cameras)| {
+            for (i, (feature, rate)) in features.iter_mut().skip(1).zip(rates).enumerate() {
+                feature.name = format!("observation.{i}");
+                feature.rate_hz = rate;
+            }
+            for (i, encoding) in cameras.into_iter().enumerate() {
+                features.insert(i, Feature::camera(&i.to_string(), 480, 640, 30.0, encoding));
+            }
+            Embodiment { name, rate_hz, features }
+        },
+    )
 }
 
 pub(crate) fn release_id() -> impl Strategy<Value = ReleaseId> {
@@ -165,6 +179,12 @@ pub(crate) fn manifest() -> impl Strategy<Value = Manifest> {
     let story = (actor(), some(&[Outcome::Success, Outcome::Failure, Outcome::Unknown]), end(), clock());
     (identity, story, embodiment(), chunks(), vec(any::<Index>(), 0..6)).prop_map(
         |((tenant, site, robot, recording, ordinal, task), (actor, outcome, end, clock), embodiment, chunks, cuts)| {
+            let own = embodiment.streams().map(|feature| Stream {
+                name: feature.name.clone(),
+                schema: Schema::stream(feature),
+                chunks: chunks[1..].to_vec(),
+            });
+            let own: Vec<Stream> = own.collect();
             let steps = chunks.iter().map(|chunk| u64::from(chunk.steps)).sum::<u64>();
             Manifest {
                 version: MANIFEST_VERSION,
@@ -180,7 +200,10 @@ pub(crate) fn manifest() -> impl Strategy<Value = Manifest> {
                 interventions: ranges(steps, cuts).into_iter().map(Into::into).collect(),
                 steps,
                 clock,
-                streams: vec![Stream { name: STEPS_STREAM.into(), schema: Schema::steps(&embodiment), chunks }],
+                streams: [Stream { name: STEPS_STREAM.into(), schema: Schema::steps(&embodiment), chunks }]
+                    .into_iter()
+                    .chain(own)
+                    .collect(),
                 embodiment,
             }
         },

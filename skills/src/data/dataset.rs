@@ -140,7 +140,7 @@ pub enum DatasetError {
     MixedEmbodiments(Box<MixedEmbodiments>),
     /// A body from which nothing can be learned.
     #[error(
-        "embodiment {embodiment:?} has no f32 {missing}; a policy needs an f32 \"action\" and at least one f32 \"observation.*\" feature"
+        "embodiment {embodiment:?} has no f32 {missing} in its steps; a policy needs an f32 \"action\" and at least one f32 \"observation.*\" feature without a rate of its own"
     )]
     Features {
         /// The embodiment.
@@ -247,6 +247,12 @@ impl Dataset {
             dataset.append(source, episode, &layout)?;
         }
         Ok(dataset)
+    }
+
+    /// The streams of the embodiment beside the steps, which are not in the arrays: cameras, and features with a rate of
+    /// their own. Policies do not read them.
+    pub fn streams_left_out(&self) -> Vec<&str> {
+        self.embodiment.streams().map(|feature| feature.name.as_str()).collect()
     }
 
     /// Rows of the arrays.

@@ -14,9 +14,10 @@ use zunft_hub::config::HubConfig;
 use zunft_hub::hub::{Handle, Hub};
 use zunft_hub::identity::RobotIdentity;
 use zunft_hub::metadata::EpisodeFilter;
-use zunft_protocol::ids::{RecordingId, TenantId};
+use zunft_protocol::chunk::{MONOTONIC_NS, SampleChunk};
+use zunft_protocol::ids::TenantId;
 use zunft_protocol::{Chunk, Manifest};
-use zunft_skills::data::EpisodeSource as _;
+use zunft_skills::data::EpisodeSource;
 
 /// Nothing here takes half as long, even on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,6 +30,8 @@ pub(crate) struct Stored {
     pub(crate) manifest: Manifest,
     pub(crate) observations: Vec<f32>,
     pub(crate) actions: Vec<f32>,
+    /// Times and bytes of every sample of the streams beside the steps.
+    pub(crate) samples: BTreeMap<String, Vec<(i64, Vec<u8>)>>,
 }
 
 pub(crate) struct Fleet {
@@ -66,7 +69,7 @@ impl Fleet {
                 let toml = format!(
                     "data_dir = \"data\"\nsocket = \"agent.sock\"\nroot = \"root.dsse.json\"\n\
                      [hub]\naddress = \"{address}\"\nca = \"ca.pem\"\ncertificate = \"robot.pem\"\nkey = \"robot.key\"\n\
-                     [spool]\nsync_interval_ms = 20\nfree_bytes_min = 0\nsegment_bytes = 8388608\n\
+                     [spool]\nsync_interval_ms = 20\nfree_bytes_min = 0\nsegment_bytes = 16777216\n\
                      [upload]\nreconnect_secs_min = 1\nreconnect_secs_max = 1\n"
                 );
                 fs::write(home.join("agent.toml"), toml).unwrap();
@@ -99,8 +102,13 @@ impl Fleet {
 
     /// A control program's connection to agent `i`, once it listens.
     pub(crate) fn robot(&self, i: usize) -> Robot {
-        let socket = self.agent_folder(i).join("agent.sock");
+        let socket = self.socket(i);
         eventually("the agent listens", || Robot::connect(&socket).ok())
+    }
+
+    /// Where agent `i` listens.
+    pub(crate) fn socket(&self, i: usize) -> PathBuf {
+        self.agent_folder(i).join("agent.sock")
     }
 
     /// Waits until agent `i` holds nothing that the hub has not acknowledged.
@@ -114,9 +122,9 @@ impl Fleet {
     }
 
     /// Stops the hub for good and reads back everything that it holds, checking every hash.
-    pub(crate) fn stored(&mut self) -> BTreeMap<RecordingId, Stored> {
+    pub(crate) fn stored(&mut self) -> Vec<Stored> {
         self.kill_hub();
-        let mut stored = BTreeMap::new();
+        let mut stored = Vec::new();
         self.with_hub_here(async |hub| {
             let snapshot = hub.create_snapshot(&tenant(), &EpisodeFilter::default()).await.unwrap();
             let mut source = hub.snapshot_source(&tenant(), snapshot.id).await.unwrap();
@@ -125,7 +133,8 @@ impl Fleet {
                 for episode in source.snapshot().clone().episodes {
                     let manifest = Manifest::decode(&source.manifest(episode.id).unwrap()).unwrap();
                     assert_eq!(manifest.id(), episode.id);
-                    let mut read = Stored { observations: Vec::new(), actions: Vec::new(), manifest };
+                    let samples = samples(&mut source, &manifest);
+                    let mut read = Stored { observations: Vec::new(), actions: Vec::new(), samples, manifest };
                     for reference in &read.manifest.streams[0].chunks {
                         let bytes = source.chunk(reference.id).unwrap();
                         assert_eq!(zunft_protocol::ChunkId::of(&bytes), reference.id);
@@ -137,10 +146,7 @@ impl Fleet {
                 }
                 episodes
             });
-            for episode in read.await.unwrap() {
-                let recording = episode.manifest.recording;
-                assert!(stored.insert(recording, episode).is_none(), "recording {recording} has two episodes");
-            }
+            stored = read.await.unwrap();
         });
         stored
     }
@@ -168,6 +174,32 @@ impl Drop for Fleet {
             kill(agent.take());
         }
     }
+}
+
+fn samples(source: &mut impl EpisodeSource, manifest: &Manifest) -> BTreeMap<String, Vec<(i64, Vec<u8>)>> {
+    let mut samples: BTreeMap<String, Vec<(i64, Vec<u8>)>> = BTreeMap::new();
+    for stream in &manifest.streams[1..] {
+        let found = samples.entry(stream.name.clone()).or_default();
+        for reference in &stream.chunks {
+            let bytes = source.chunk(reference.id).unwrap();
+            assert_eq!(zunft_protocol::ChunkId::of(&bytes), reference.id);
+            match stream.schema.encoding {
+                Some(encoding) => {
+                    let chunk = SampleChunk::decode(&bytes, encoding).unwrap();
+                    found.extend(chunk.samples().iter().map(|sample| (sample.monotonic_ns, sample.bytes.to_vec())));
+                }
+                None => {
+                    let chunk = Chunk::decode(&bytes, &stream.schema).unwrap();
+                    let times = chunk.column(MONOTONIC_NS).unwrap().chunks_exact(8);
+                    let times = times.map(|time| i64::from_le_bytes(time.try_into().unwrap()));
+                    let values = chunk.column(&stream.name).unwrap();
+                    let values = values.chunks_exact(stream.schema.columns[1].step_bytes());
+                    found.extend(times.zip(values.map(<[u8]>::to_vec)));
+                }
+            }
+        }
+    }
+    samples
 }
 
 fn tenant() -> TenantId {

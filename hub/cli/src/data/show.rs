@@ -5,11 +5,11 @@ use std::path::Path;
 
 use serde::Serialize;
 use zunft_protocol::embodiment::{Embodiment, Feature};
-use zunft_protocol::episode::{Actor, Manifest, Outcome};
+use zunft_protocol::episode::{Actor, Manifest, Outcome, Stream};
 use zunft_protocol::ids::{EpisodeId, RobotId, SnapshotId, TaskName};
 use zunft_skills::data::{EpisodeSource as _, SnapshotDir};
 
-use super::{LsArgs, ReadingArgs, ShowArgs, open};
+use super::{LsArgs, ReadingArgs, ShowArgs, open, plot};
 use crate::exit::{ExitCode, Failure, OrFail as _};
 use crate::interrupt;
 use crate::output::{Output, bytes, count, table};
@@ -56,12 +56,56 @@ struct Summary {
     tasks: BTreeMap<TaskName, Counts>,
     robots: BTreeMap<RobotId, Counts>,
     embodiments: Vec<Embodiment>,
+    /// By name, over all episodes.
+    streams: BTreeMap<String, StreamCounts>,
+}
+
+/// Numbers of a stream.
+#[derive(Debug, Default, Clone, Serialize)]
+struct StreamCounts {
+    /// Nominal, in Hz: of its feature, or of the steps.
+    rate_hz: f64,
+    /// Steps or samples.
+    samples: u64,
+    chunks: u64,
+    /// Stored.
+    bytes: u64,
+}
+
+impl StreamCounts {
+    fn add(&mut self, embodiment: &Embodiment, stream: &Stream) {
+        self.rate_hz =
+            embodiment.feature(&stream.name).and_then(|feature| feature.rate_hz).unwrap_or(embodiment.rate_hz);
+        self.samples += stream.chunks.iter().map(|chunk| u64::from(chunk.steps)).sum::<u64>();
+        self.chunks += stream.chunks.len() as u64;
+        self.bytes += stream.chunks.iter().map(|chunk| u64::from(chunk.bytes)).sum::<u64>();
+    }
+}
+
+/// Adds an episode's streams to those of others.
+fn add_streams(streams: &mut BTreeMap<String, StreamCounts>, manifest: &Manifest) {
+    for stream in &manifest.streams {
+        streams.entry(stream.name.clone()).or_default().add(&manifest.embodiment, stream);
+    }
+}
+
+fn streams_text(streams: &BTreeMap<String, StreamCounts>) -> String {
+    let rows: Vec<Vec<String>> = streams
+        .iter()
+        .map(|(name, counts)| {
+            let StreamCounts { rate_hz, samples, chunks, bytes: size } = counts;
+            vec![name.clone(), format!("{rate_hz} Hz"), samples.to_string(), chunks.to_string(), bytes(*size)]
+        })
+        .collect();
+    table(&["stream", "rate", "samples", "chunks", "size"], 1, &rows)
 }
 
 /// One episode.
 #[derive(Debug, Serialize)]
 struct EpisodeRow {
     id: EpisodeId,
+    /// By name.
+    streams: BTreeMap<String, StreamCounts>,
     manifest: Manifest,
 }
 
@@ -90,7 +134,11 @@ pub(super) fn show(args: &ShowArgs) -> Result<(), Failure> {
         Some(wanted) => {
             let mut data = open(&args.path, &ReadingArgs::default())?;
             let row = episode(&mut data.snapshot, wanted)?;
-            Output::new(args.json.json).show(&row, episode_text)
+            let plot = if args.plot { plot::episode(&mut data.snapshot, &row.manifest)? } else { String::new() };
+            Output::new(args.json.json).show(&row, |row| match args.plot {
+                true => format!("{}\n{plot}", episode_text(row)),
+                false => episode_text(row),
+            })
         }
     }
 }
@@ -107,12 +155,14 @@ fn summary(path: &Path) -> Result<Summary, Failure> {
         tasks: BTreeMap::new(),
         robots: BTreeMap::new(),
         embodiments: Vec::new(),
+        streams: BTreeMap::new(),
     };
     let ids: Vec<EpisodeId> = data.snapshot.snapshot().episodes.iter().map(|episode| episode.id).collect();
     for id in ids {
         interrupt::check()?;
         let manifest = manifest(&mut data.snapshot, id)?;
         summary.total.add(&manifest);
+        add_streams(&mut summary.streams, &manifest);
         summary.robots.entry(manifest.robot.clone()).or_default().add(&manifest);
         summary.tasks.entry(manifest.task.clone()).or_default().add(&manifest);
         if !summary.embodiments.contains(&manifest.embodiment) {
@@ -143,7 +193,10 @@ fn episode(snapshot: &mut SnapshotDir, wanted: &str) -> Result<EpisodeRow, Failu
             return Err(Failure::new(ExitCode::Input, error));
         }
     };
-    Ok(EpisodeRow { id, manifest: manifest(snapshot, id)? })
+    let manifest = manifest(snapshot, id)?;
+    let mut streams = BTreeMap::new();
+    add_streams(&mut streams, &manifest);
+    Ok(EpisodeRow { id, streams, manifest })
 }
 
 fn summary_text(summary: &Summary) -> String {
@@ -162,6 +215,7 @@ fn summary_text(summary: &Summary) -> String {
         let rows: Vec<Vec<String>> = embodiment.features.iter().map(feature_cells).collect();
         text.push_str(&table(&["feature", "type", "shape"], 3, &rows));
     }
+    text.push_str(&format!("\n{}", streams_text(&summary.streams)));
     let by = |title: &str, rows: Vec<(String, &Counts)>| {
         let titles: Vec<&str> = std::iter::once(title).chain(COUNT_TITLES).collect();
         let rows: Vec<Vec<String>> =
@@ -175,7 +229,8 @@ fn summary_text(summary: &Summary) -> String {
 
 fn feature_cells(feature: &Feature) -> Vec<String> {
     let shape: Vec<String> = feature.shape.iter().map(u32::to_string).collect();
-    vec![feature.name.clone(), format!("{:?}", feature.dtype).to_lowercase(), format!("[{}]", shape.join(", "))]
+    let dtype = feature.encoding.map_or(format!("{:?}", feature.dtype), |encoding| format!("{encoding:?}"));
+    vec![feature.name.clone(), dtype.to_lowercase(), format!("[{}]", shape.join(", "))]
 }
 
 fn episode_text(row: &EpisodeRow) -> String {
@@ -195,6 +250,33 @@ fn episode_text(row: &EpisodeRow) -> String {
         format!("outcome   {} ({})", manifest.outcome, serde_json::to_string(&manifest.end).unwrap_or_default()),
         format!("steps     {} in about {seconds:.1} s", manifest.steps),
         format!("chunks    {} with {}\n", manifest.chunks().count(), bytes(manifest.bytes())),
+        streams_text(&row.streams),
     ]
     .join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use zunft_protocol::chunk::Schema;
+    use zunft_protocol::embodiment::Encoding;
+    use zunft_protocol::episode::ChunkRef;
+    use zunft_protocol::ids::ChunkId;
+
+    use super::*;
+
+    #[test]
+    fn a_camera_is_listed_with_its_rate_and_size() {
+        let camera = Feature::camera("top", 480, 640, 30.0, Encoding::Jpeg);
+        let body = Embodiment { name: "arm".into(), rate_hz: 50.0, features: vec![camera.clone()] };
+        assert_eq!(feature_cells(&camera), ["observation.images.top", "jpeg", "[480, 640, 3]"]);
+        let chunk = ChunkRef { id: ChunkId::of(b"c"), bytes: 1_000_000, steps: 17 };
+        let stream = Stream { name: camera.name.clone(), schema: Schema::stream(&camera), chunks: vec![chunk; 2] };
+        let mut counts = StreamCounts::default();
+        counts.add(&body, &stream);
+        assert_eq!(
+            streams_text(&BTreeMap::from([(camera.name, counts)])),
+            "stream                   rate  samples  chunks    size\n\
+             observation.images.top  30 Hz       34       2  2.0 MB\n"
+        );
+    }
 }

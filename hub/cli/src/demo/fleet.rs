@@ -206,7 +206,7 @@ fn agent_toml(hub: &str) -> String {
          certificate = \"robot.pem\"\n\
          key = \"robot.key\"\n\n\
          [spool]\n\
-         segment_bytes = 8388608\n\n\
+         segment_bytes = 16777216\n\n\
          [upload]\n\
          reconnect_secs_max = 2\n"
     )

@@ -105,6 +105,13 @@ impl TestRobot {
         Upload { send, recv, first }
     }
 
+    /// Begins a message and leaves the hub waiting for its rest as long as the stream is kept.
+    pub(super) async fn begin(&self, bytes: &[u8]) -> SendStream {
+        let (mut send, _recv) = self.connection.open_bi().await.unwrap();
+        send.write_all(bytes).await.unwrap();
+        send
+    }
+
     /// Uploads until the hub says DURABLE.
     pub(super) async fn upload_durably(&self, episode: &Episode) -> Receipt {
         let mut upload = self.offer(&episode.manifest).await;

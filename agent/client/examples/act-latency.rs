@@ -1,4 +1,4 @@
-//! Times ACT through an agent's socket beside ECHO of as many bytes: `zunft-act-latency SOCKET SKILL TASK OBSERVATION_DIM [COUNT]`.
+//! Times ACT through an agent's socket beside ECHO of as many bytes: `act-latency SOCKET SKILL TASK OBSERVATION_DIM [COUNT]`.
 //!
 //! Prints one line of JSON in milliseconds. The two alternate, so that a busy machine hits both.
 
@@ -17,7 +17,7 @@ fn main() -> anyhow::Result<()> {
     let (socket, skill, task, observation_dim, count) = match arguments.as_slice() {
         [socket, skill, task, dim] => (socket, skill, task, dim, 5000),
         [socket, skill, task, dim, count] => (socket, skill, task, dim, count.parse().context("COUNT")?),
-        _ => bail!("usage: zunft-act-latency SOCKET SKILL TASK OBSERVATION_DIM [COUNT]"),
+        _ => bail!("usage: act-latency SOCKET SKILL TASK OBSERVATION_DIM [COUNT]"),
     };
     let (skill, task): (SkillName, TaskName) = (skill.parse()?, task.parse()?);
     let observation = vec![0.0_f32; observation_dim.parse().context("OBSERVATION_DIM")?];
