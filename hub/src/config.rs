@@ -1,6 +1,9 @@
 //! The hub's one configuration file, `hub.toml`, and what the environment overrides.
 //!
-//! `docs/hub.toml` shows every key with its default; a test keeps the two equal.
+//! `docs/hub.toml` shows every key with its default; a test keeps the two equal. Secrets are never shown: neither by
+//! `Debug` nor when the configuration is printed.
+
+mod secret;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -10,6 +13,7 @@ use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
+pub use self::secret::{Secret, SecretUrl};
 use crate::services::MANIFEST_MEMORY_MAX;
 
 /// Prefix of environment variables; `__` separates sections: `ZUNFT_HUB__QUIC__LISTEN`.
@@ -19,8 +23,9 @@ const ENVIRONMENT_PREFIX: &str = "ZUNFT_HUB__";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HubConfig {
-    /// Directory with keys, metadata and, unless `store.path` says otherwise, experience. One hub at a time uses it.
+    /// Directory with keys and, unless `metadata` and `store` say otherwise, metadata and experience.
     ///
+    /// One hub at a time uses it.
     /// A relative path in a file is relative to that file. Default: `hub-data`.
     pub data_dir: PathBuf,
     /// Where robots connect.
@@ -29,6 +34,8 @@ pub struct HubConfig {
     pub http: HttpConfig,
     /// Where and how experience is kept.
     pub store: StoreConfig,
+    /// Where the metadata is kept.
+    pub metadata: MetadataConfig,
     /// Bounds on what robots may use.
     pub limits: LimitsConfig,
 }
@@ -55,7 +62,9 @@ pub struct HttpConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreConfig {
-    /// Directory of the experience store; empty: `store` inside `data_dir`.
+    /// Where experience is kept: `s3://BUCKET/PREFIX`, or empty for a local directory. Default: empty.
+    pub url: String,
+    /// Directory of a local experience store; empty: `store` inside `data_dir`.
     ///
     /// It needs a file system with hard links that obeys fsync.
     pub path: PathBuf,
@@ -67,6 +76,54 @@ pub struct StoreConfig {
     ///
     /// Longer times mean fewer, larger packs, and robots that free their copies later.
     pub commit_interval_millis: u64,
+    /// Accept a store that ignores create-only puts (Garage, s3rver). Default: false.
+    ///
+    /// Objects are named after their content, so two hubs' puts of one name write the same bytes; but whoever else can
+    /// write to the bucket could replace an object unnoticed.
+    pub accept_unconditional_put: bool,
+    /// How to reach `s3://`.
+    pub s3: S3Config,
+}
+
+/// How to reach an S3 store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct S3Config {
+    /// URL of the server; empty: AWS, in `region`. Default: empty.
+    pub endpoint: String,
+    /// Region of the bucket. Default: `us-east-1`.
+    pub region: String,
+    /// Name of the key. Without it AWS's own variables and roles are used. Default: empty.
+    pub access_key_id: String,
+    /// The key; better in the environment: `ZUNFT_HUB__STORE__S3__SECRET_ACCESS_KEY`. Default: empty.
+    pub secret_access_key: Secret,
+    /// Accept an endpoint without TLS. Experience and signatures then cross the network readable. Default: false.
+    pub allow_http: bool,
+}
+
+/// Where the metadata is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetadataConfig {
+    /// `postgres://USER:PASSWORD@HOST/DATABASE`, or empty for SQLite inside `data_dir`. Default: empty.
+    ///
+    /// It needs a database of its own and a direct connection: a pooler between would share out the hub's lock.
+    /// Better in the environment: `ZUNFT_HUB__METADATA__URL`.
+    pub url: SecretUrl,
+}
+
+/// Which store the configuration names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StorePlace {
+    /// A directory.
+    Local(PathBuf),
+    /// A part of a bucket.
+    S3 {
+        /// The bucket.
+        bucket: String,
+        /// Before the name of every object; may be empty.
+        prefix: String,
+    },
 }
 
 /// Bounds on what robots may use.
@@ -110,6 +167,7 @@ impl Default for HubConfig {
             quic: QuicConfig::default(),
             http: HttpConfig::default(),
             store: StoreConfig::default(),
+            metadata: MetadataConfig::default(),
             limits: LimitsConfig::default(),
         }
     }
@@ -129,7 +187,26 @@ impl Default for HttpConfig {
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { path: PathBuf::new(), pack_bytes_max: 64 * 1024 * 1024, commit_interval_millis: 10 }
+        Self {
+            url: String::new(),
+            path: PathBuf::new(),
+            pack_bytes_max: 64 * 1024 * 1024,
+            commit_interval_millis: 10,
+            accept_unconditional_put: false,
+            s3: S3Config::default(),
+        }
+    }
+}
+
+impl Default for S3Config {
+    fn default() -> Self {
+        Self {
+            endpoint: String::new(),
+            region: "us-east-1".into(),
+            access_key_id: String::new(),
+            secret_access_key: Secret::default(),
+            allow_http: false,
+        }
     }
 }
 
@@ -158,6 +235,16 @@ pub enum ConfigError {
         key: &'static str,
         /// Its value.
         found: u64,
+        /// What would do.
+        allowed: &'static str,
+    },
+    /// A text that does not do.
+    #[error("config key {key} is {found:?}; it must be {allowed}")]
+    Text {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        found: String,
         /// What would do.
         allowed: &'static str,
     },
@@ -217,12 +304,63 @@ impl HubConfig {
             let allowed = "at least 33554432 (32 MiB) more than store.pack_bytes_max and at most 1 TiB";
             return Err(ConfigError::Range { key: "limits.ingest_bytes_max", found, allowed });
         }
+        self.store_place()?;
+        self.store.s3.check()?;
+        let url = self.metadata.url.expose();
+        if !(url.is_empty() || url.starts_with("postgres://") || url.starts_with("postgresql://")) {
+            let (found, allowed) = (self.metadata.url.to_string(), "empty or postgres://USER:PASSWORD@HOST/DATABASE");
+            return Err(ConfigError::Text { key: "metadata.url", found, allowed });
+        }
         Ok(())
     }
 
-    /// Where the experience store lies.
-    pub fn store_path(&self) -> PathBuf {
-        if self.store.path.as_os_str().is_empty() { self.data_dir.join("store") } else { self.store.path.clone() }
+    /// Where experience is kept.
+    pub fn store_place(&self) -> Result<StorePlace, ConfigError> {
+        let (url, path) = (&self.store.url, &self.store.path);
+        if url.is_empty() {
+            let inside = path.as_os_str().is_empty();
+            return Ok(StorePlace::Local(if inside { self.data_dir.join("store") } else { path.clone() }));
+        }
+        if !path.as_os_str().is_empty() {
+            let found = path.display().to_string();
+            return Err(ConfigError::Text { key: "store.path", found, allowed: "empty where store.url is set" });
+        }
+        let malformed = || {
+            let allowed = "empty or s3://BUCKET or s3://BUCKET/PREFIX";
+            ConfigError::Text { key: "store.url", found: url.clone(), allowed }
+        };
+        let (bucket, prefix) =
+            url.strip_prefix("s3://").map(|rest| rest.split_once('/').unwrap_or((rest, ""))).ok_or_else(malformed)?;
+        let prefix = prefix.trim_end_matches('/');
+        if bucket.is_empty() || bucket.contains(['@', ':', '?', '#']) || prefix.split('/').any(|part| part == "..") {
+            return Err(malformed());
+        }
+        Ok(StorePlace::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
+    }
+}
+
+impl S3Config {
+    fn check(&self) -> Result<(), ConfigError> {
+        let refused = |allowed| ConfigError::Text { key: "store.s3.endpoint", found: self.endpoint.clone(), allowed };
+        match self.endpoint.split_once("://") {
+            None if self.endpoint.is_empty() => {}
+            Some(("https", host)) if !host.is_empty() => {}
+            Some(("http", host)) if !host.is_empty() => {
+                if !self.allow_http {
+                    return Err(refused("https://HOST, unless store.s3.allow_http is true"));
+                }
+            }
+            None | Some(_) => return Err(refused("empty or https://HOST[:PORT]")),
+        }
+        if self.access_key_id.is_empty() != self.secret_access_key.expose().is_empty() {
+            let allowed = "set together with store.s3.secret_access_key, or neither";
+            return Err(ConfigError::Text {
+                key: "store.s3.access_key_id",
+                found: self.access_key_id.clone(),
+                allowed,
+            });
+        }
+        Ok(())
     }
 }
 
@@ -275,6 +413,43 @@ mod tests {
         std::fs::write(&path, "data_dir = \"d\"\n").unwrap();
         let config = HubConfig::load(Some(&path)).unwrap();
         assert_eq!(config.data_dir, folder.path().join("d"));
-        assert_eq!(config.store_path(), folder.path().join("d/store"));
+        assert_eq!(config.store_place().unwrap(), StorePlace::Local(folder.path().join("d/store")));
+    }
+
+    #[test]
+    fn stores_are_named_by_url_and_mistakes_name_the_key() {
+        let with = |change: fn(&mut HubConfig)| {
+            let mut config = HubConfig::default();
+            change(&mut config);
+            config.check().map(|()| config.store_place().unwrap()).map_err(|error| error.to_string())
+        };
+        let s3 = |bucket: &str, prefix: &str| Ok(StorePlace::S3 { bucket: bucket.into(), prefix: prefix.into() });
+        assert_eq!(with(|config| config.store.url = "s3://b".into()), s3("b", ""));
+        assert_eq!(with(|config| config.store.url = "s3://b/p/q/".into()), s3("b", "p/q"));
+        for (change, culprit) in [
+            ((|config| config.store.url = "b/p".into()) as fn(&mut HubConfig), "store.url"),
+            (|config| config.store.url = "s3:///p".into(), "store.url"),
+            (|config| (config.store.url, config.store.path) = ("s3://b".into(), "/p".into()), "store.path"),
+            (|config| config.store.s3.endpoint = "http://minio:9000".into(), "store.s3.allow_http"),
+            (|config| config.store.s3.endpoint = "minio:9000".into(), "store.s3.endpoint"),
+            (|config| config.store.s3.access_key_id = "a".into(), "store.s3.access_key_id"),
+            (|config| config.metadata.url = "mysql://h/d".into(), "metadata.url"),
+        ] {
+            let error = with(change).unwrap_err();
+            assert!(error.contains(culprit), "{error} names {culprit}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_in_no_output() {
+        let mut config = HubConfig::default();
+        config.store.s3.secret_access_key = "sesame".into();
+        config.metadata.url = "postgres://zunft:sesame@db/zunft".into();
+        for shown in [format!("{config:?}"), toml::to_string(&config).unwrap()] {
+            assert!(!shown.contains("sesame"), "{shown}");
+            assert!(shown.contains("db/zunft"), "{shown}");
+        }
+        config.metadata.url = "mysql://zunft:sesame@db/zunft".into();
+        assert!(!config.check().unwrap_err().to_string().contains("sesame"));
     }
 }

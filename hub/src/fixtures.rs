@@ -1,5 +1,7 @@
 //! Episodes, packages and a hub in a temporary directory, for the tests of several modules.
 
+pub(crate) mod servers;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -14,8 +14,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
 use zunft_protocol::Manifest;
 use zunft_protocol::episode::ManifestError;
 use zunft_protocol::ids::{
@@ -26,6 +27,7 @@ use zunft_protocol::message::ChunkBytes;
 use crate::clock;
 use crate::config::{ConfigError, HubConfig};
 use crate::data_dir::{DataDir, DataDirError};
+use crate::fsck;
 use crate::identity::RobotIdentity;
 use crate::ingest::{Ingest, ListenError};
 use crate::metadata::{
@@ -38,6 +40,9 @@ pub use crate::services::Change;
 use crate::services::Services;
 use crate::snapshots::{self, ReadFault, SnapshotSource, SnapshotStoreError};
 use crate::store::{CommitError, Committer, Store, StoreError, Submission, blob_key};
+
+/// How old a pack is that a hub wrote and did not live to register: younger ones may be under way.
+const ORPHAN_GRACE: Duration = Duration::from_secs(600);
 
 /// A hub that is not running yet.
 #[derive(Debug)]
@@ -54,6 +59,8 @@ struct Running {
     services: Arc<Services>,
     ingest: Ingest,
     committing: TaskTracker,
+    /// Ends the search for packs that nobody registered.
+    stop_sweep: CancellationToken,
     /// Given back last, when the hub has stopped.
     data_dir: Mutex<Option<DataDir>>,
 }
@@ -249,25 +256,37 @@ impl Hub {
         let (committer, task) = Committer::new(store.clone(), metadata.clone(), interval, config.store.pack_bytes_max);
         let committing = TaskTracker::new();
         committing.spawn(task.run());
+        let stop_sweep = CancellationToken::new();
+        let sweeping = sweep(store.clone(), metadata.clone());
+        committing.spawn(stop_sweep.clone().run_until_cancelled_owned(sweeping));
         committing.close();
         let services = Arc::new(Services::new(config, pki, store, metadata, committer, keys));
         let ingest = Ingest::start(&services)?;
-        Ok(Handle { inner: Arc::new(Running { services, ingest, committing, data_dir: Mutex::new(Some(data_dir)) }) })
+        let data_dir = Mutex::new(Some(data_dir));
+        Ok(Handle { inner: Arc::new(Running { services, ingest, committing, stop_sweep, data_dir }) })
+    }
+}
+
+/// Registers what a hub wrote and did not live to register. The hub works as well without.
+async fn sweep(store: Store, metadata: Metadata) {
+    let before = clock::unix_millis().saturating_sub(ORPHAN_GRACE.as_millis() as u64);
+    if let Err(error) = fsck::sweep(&store, &metadata, before).await {
+        warn!(error = &error as &dyn std::error::Error, "packs that nobody registered were not looked for");
     }
 }
 
 async fn open(config: &HubConfig) -> Result<Opened, StartError> {
     config.check()?;
-    let (dir, store_path) = (config.data_dir.clone(), config.store_path());
+    let (dir, place) = (config.data_dir.clone(), config.store_place()?);
     let now_unix_secs = clock::unix_secs();
     let opening = tokio::task::spawn_blocking(move || {
         let data_dir = DataDir::open(&dir)?;
         let pki = Pki::open(&data_dir.pki(), now_unix_secs)?;
-        let store = Store::open_local(&store_path)?;
-        Ok::<_, StartError>((data_dir, pki, store))
+        Ok::<_, StartError>((data_dir, pki))
     });
-    let (mut data_dir, pki, store) = opening.await.expect("opening the data directory does not panic")?;
-    let metadata = Metadata::open(&data_dir.metadata()).await?;
+    let (mut data_dir, pki) = opening.await.expect("opening the data directory does not panic")?;
+    let store = Store::open(config.store.clone(), place).await?;
+    let metadata = Metadata::open(config.metadata.url.clone(), data_dir.metadata()).await?;
     metadata.add_tenant(&default_tenant(), clock::unix_millis()).await?;
     data_dir.complete()?;
     Ok(Opened { data_dir, pki, metadata, store })
@@ -547,6 +566,7 @@ impl Handle {
     pub async fn shutdown(self) {
         self.inner.ingest.shutdown().await;
         self.services().stop_committing();
+        self.inner.stop_sweep.cancel();
         self.inner.committing.wait().await;
         self.metadata().close().await;
         drop(self.inner.data_dir.lock().unwrap_or_else(PoisonError::into_inner).take());

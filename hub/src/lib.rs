@@ -11,6 +11,7 @@ mod data_dir;
 mod durable_file;
 #[cfg(test)]
 mod fixtures;
+pub mod fsck;
 pub mod http;
 pub mod hub;
 pub mod identity;

@@ -1,42 +1,47 @@
 //! What the hub knows in SQL: robots, episodes and where their chunks lie, snapshots, runs, releases, assignments.
 //!
-//! SQLite with a write-ahead log and full synchronisation: what is committed survives a power cut. Everything about
-//! experience can be rebuilt from the packs. It decides nothing and reads no clock.
+//! SQLite with a write-ahead log and full synchronisation, or PostgreSQL with settings to the same effect: what is
+//! committed survives a power cut. Everything about experience can be rebuilt from the packs. It decides nothing and
+//! reads no clock.
 
 mod assignments;
 mod counts;
 mod episodes;
 mod evictions;
+mod inventory;
+mod postgres;
 mod releases;
 mod robots;
 mod runs;
 mod snapshots;
+mod sql;
+mod sqlite;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
-};
-use sqlx::{Row as _, SqlSafeStr as _, Sqlite, Transaction};
-use zunft_protocol::ids::IdError;
 
+use self::sql::{Pool, Transaction};
+use crate::config::SecretUrl;
+use crate::store::disk_is_full;
 pub use assignments::AssignmentRecord;
 pub use counts::TaskCount;
 pub use episodes::{EndingKind, EpisodeFilter, EpisodePage, EpisodeRecord, Location, PAGE_EPISODES_MAX};
 pub(crate) use episodes::{NewChunk, NewEpisode, NewPack, Registered};
 pub use evictions::EvictionRecord;
+pub(crate) use inventory::{ListedEpisode, Replacement};
 pub use releases::ReleaseRecord;
 pub(crate) use robots::NewReport;
 pub use robots::{ReleaseOnRobot, RobotRecord, RobotReport};
 pub use runs::{RunRecord, RunState};
 pub use snapshots::SnapshotRecord;
 
-/// Readers at once; SQLite serves each from its own thread.
+/// Readers at once; SQLite serves each from its own thread, PostgreSQL from its own process.
 const READERS: u32 = 4;
 
-/// Longest wait for another process's lock, for example a backup's.
+/// Longest wait for another process's lock, for example a backup's, and for a connection.
 const BUSY_MAX: Duration = Duration::from_secs(10);
 
 /// Why the metadata cannot be used.
@@ -46,10 +51,10 @@ pub enum MetadataError {
     #[error("metadata database failed")]
     Database(#[from] sqlx::Error),
     /// A migration.
-    #[error("could not bring metadata {} up to date; a newer hub may have written it: upgrade", path.display())]
+    #[error("could not bring metadata {place} up to date; a newer hub may have written it: upgrade")]
     Migrate {
         /// The database.
-        path: PathBuf,
+        place: String,
         /// Why.
         #[source]
         source: Box<sqlx::migrate::MigrateError>,
@@ -79,33 +84,69 @@ pub enum MetadataError {
     /// The disk is full.
     #[error("the disk of the metadata database is full; make room")]
     Full,
+    /// The server is not there, or refuses.
+    #[error("could not connect to {place}: {remedy}")]
+    Connect {
+        /// The database, without its password.
+        place: String,
+        /// What to do.
+        remedy: &'static str,
+        /// The cause.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// Another hub has it.
+    #[error("another hub uses {place}; stop it, or set metadata.url to another database")]
+    InUse {
+        /// The database.
+        place: String,
+    },
+    /// The server would lose what it committed.
+    #[error(
+        "PostgreSQL's setting {setting} is off at {place}: a power cut would lose acknowledged episodes; set it to on"
+    )]
+    Undurable {
+        /// The database.
+        place: String,
+        /// Which setting.
+        setting: &'static str,
+    },
+}
+
+impl MetadataError {
+    /// Whether it is for lack of room.
+    pub(crate) fn is_full(&self) -> bool {
+        let Self::Database(error) = self else {
+            return matches!(self, Self::Full);
+        };
+        // SQLite's and PostgreSQL's code for it.
+        let code = error.as_database_error().and_then(|error| error.code());
+        disk_is_full(error) || code.is_some_and(|code| code == "13" || code == "53100")
+    }
 }
 
 /// The metadata database.
 #[derive(Debug, Clone)]
 pub struct Metadata {
     /// One connection, so that writers wait in line instead of failing.
-    writer: SqlitePool,
-    readers: SqlitePool,
+    writer: Pool,
+    readers: Pool,
 }
 
 impl Metadata {
-    /// Opens the database, creating it or bringing it up to date.
-    pub async fn open(path: &Path) -> Result<Self, MetadataError> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(BUSY_MAX);
-        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
-        migrations()
-            .run(&writer)
-            .await
-            .map_err(|source| MetadataError::Migrate { path: path.to_owned(), source: Box::new(source) })?;
-        let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await?;
-        Ok(Self { writer, readers })
+    /// Opens the database at `url` or, where that is empty, in the file `path`; brings it up to date.
+    pub async fn open(url: SecretUrl, path: PathBuf) -> Result<Self, MetadataError> {
+        if url.expose().is_empty() { sqlite::open(&path).await } else { postgres::open(url).await }
+    }
+
+    /// Opens the database in a file, creating it or bringing it up to date.
+    pub async fn open_file(path: &Path) -> Result<Self, MetadataError> {
+        sqlite::open(path).await
+    }
+
+    /// A database that ends with the process.
+    pub(crate) async fn open_memory() -> Result<Self, MetadataError> {
+        sqlite::open_memory().await
     }
 
     /// Finishes what is under way and closes the database.
@@ -115,9 +156,8 @@ impl Metadata {
     }
 
     /// A transaction that may write from its first statement on.
-    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, MetadataError> {
-        // A read that turns into a write later would fail at once when another process writes.
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    async fn begin(&self) -> Result<Transaction, MetadataError> {
+        Ok(self.writer.begin().await?)
     }
 }
 
@@ -128,49 +168,6 @@ fn migrations() -> Migrator {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
     Migrator::with_migrations(vec![simple(1, "initial", initial), simple(4, "evictions", evictions)])
-}
-
-/// A row that has one more column to be parsed.
-trait Column {
-    /// Reads a name.
-    fn name<T: std::str::FromStr<Err = IdError>>(&self, column: &'static str) -> Result<T, MetadataError>;
-    /// Reads a number that is never negative.
-    fn count(&self, column: &'static str) -> Result<u64, MetadataError>;
-    /// Reads an id of `N` bytes.
-    fn bytes<const N: usize>(&self, column: &'static str) -> Result<[u8; N], MetadataError>;
-    /// Reads JSON that this program wrote.
-    fn json<T: serde::de::DeserializeOwned>(&self, column: &'static str) -> Result<T, MetadataError>;
-    /// Reads one of a few words.
-    fn word<T: serde::de::DeserializeOwned>(&self, column: &'static str) -> Result<T, MetadataError>;
-}
-
-impl Column for SqliteRow {
-    fn name<T: std::str::FromStr<Err = IdError>>(&self, column: &'static str) -> Result<T, MetadataError> {
-        let found: String = self.try_get(column)?;
-        found.parse().map_err(|_| MetadataError::Damaged { column, found })
-    }
-
-    fn count(&self, column: &'static str) -> Result<u64, MetadataError> {
-        let found: i64 = self.try_get(column)?;
-        found.try_into().map_err(|_| MetadataError::Damaged { column, found: found.to_string() })
-    }
-
-    fn bytes<const N: usize>(&self, column: &'static str) -> Result<[u8; N], MetadataError> {
-        let found: Vec<u8> = self.try_get(column)?;
-        let len = found.len();
-        found.try_into().map_err(|_| MetadataError::Damaged { column, found: format!("{len} bytes") })
-    }
-
-    fn json<T: serde::de::DeserializeOwned>(&self, column: &'static str) -> Result<T, MetadataError> {
-        let found: String = self.try_get(column)?;
-        serde_json::from_str(&found).map_err(|_| MetadataError::Damaged { column, found })
-    }
-
-    fn word<T: serde::de::DeserializeOwned>(&self, column: &'static str) -> Result<T, MetadataError> {
-        let found: String = self.try_get(column)?;
-        let value = serde_json::Value::String(found.clone());
-        serde_json::from_value(value).map_err(|_| MetadataError::Damaged { column, found })
-    }
 }
 
 /// The word that a unit variant is written as.

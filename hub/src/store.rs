@@ -4,143 +4,241 @@
 //! t/<tenant>/packs/<digest>.pack      episodes: manifests and chunks, see [`pack`]
 //! t/<tenant>/snapshots/<id>.cbor      frozen lists of episodes
 //! t/<tenant>/blobs/<digest>           envelopes and files of releases
+//! quarantine/<key>                    what `zunft fsck --repair` moved away
+//! probe/<random>                      written and deleted at start, see [`Store::probed`]
 //! ```
 //! Objects are only ever created, never changed, so that no store needs compare-and-swap. It does not know what the
 //! metadata says about them.
 
 mod commit;
+mod error;
+mod local;
 pub mod pack;
+mod s3;
 
-use std::fs;
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use object_store::local::LocalFileSystem;
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use object_store::path::Path as Key;
-use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutPayload, PutResult};
+use tracing::{debug, warn};
 use zunft_protocol::ids::{Digest, SnapshotId, TenantId};
 
-use crate::durable_file;
+use crate::causes::with_causes;
+use crate::config::{StoreConfig, StorePlace};
+#[cfg(test)]
+pub(crate) use commit::write_pack;
 pub(crate) use commit::{CommitError, Committer, Submission};
+pub use error::StoreError;
+pub(crate) use error::disk_is_full;
 
-/// Why the store cannot keep or give something.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The disk is full.
-    #[error("the disk of the experience store is full; make room, robots will try again by themselves")]
-    Full {
-        /// The cause.
-        #[source]
-        source: Box<object_store::Error>,
-    },
-    /// An object that should be there.
-    #[error("object {key} is missing from the experience store; restore it from a backup")]
-    Missing {
-        /// Which.
-        key: String,
-    },
-    /// Another object is in its place.
-    #[error("object {key} has {found} bytes where {expected} belong; move it away, it is not what its name says")]
-    Foreign {
-        /// Which.
-        key: String,
-        /// Its size.
-        found: u64,
-        /// The size it should have.
-        expected: u64,
-    },
-    /// The store failed.
-    #[error("experience store failed at object {key}")]
-    Failed {
-        /// Which.
-        key: String,
-        /// The cause.
-        #[source]
-        source: Box<object_store::Error>,
-    },
-    /// The directory cannot be used.
-    #[error("could not use {} as the experience store", path.display())]
-    Open {
-        /// Which directory.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
+/// Attempts at creating an object that another hub begins to create and then does not.
+const PUT_ATTEMPTS_MAX: usize = 3;
+
+/// One object of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ListedObject {
+    pub(crate) key: Key,
+    /// When it became durable, by the store's clock.
+    pub(crate) written_unix_ms: u64,
+}
+
+/// Makes an object durable that is visible already.
+pub(crate) trait Settle: std::fmt::Debug + Send + Sync {
+    fn settle(&self, key: &Key) -> BoxFuture<'static, io::Result<()>>;
 }
 
 /// The experience store.
 #[derive(Debug, Clone)]
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
-    /// The directory behind it, where it is a local one.
-    local: Option<PathBuf>,
+    /// Where it is, for people.
+    place: Arc<str>,
+    /// How an object that is visible is made durable, where one does not imply the other.
+    settle: Option<Arc<dyn Settle>>,
+    /// Whether the store itself refuses to create what is there.
+    create_only: bool,
 }
 
 impl Store {
+    /// Opens the store that the configuration names, and tries that it keeps what it promises.
+    pub async fn open(config: StoreConfig, place: StorePlace) -> Result<Self, StoreError> {
+        let store = match place {
+            StorePlace::Local(path) => {
+                let opening = tokio::task::spawn_blocking(move || Self::open_local(&path));
+                opening.await.expect("opening a directory does not panic")?
+            }
+            StorePlace::S3 { bucket, prefix } => {
+                let (objects, place) = s3::open(&config.s3, &bucket, &prefix)?;
+                Self { objects, place: place.into(), settle: None, create_only: true }
+            }
+        };
+        store.probed(config.accept_unconditional_put).await
+    }
+
     /// Opens a local directory, creating it where needed.
     ///
     /// Half-written files of a hub that was killed are removed, and what the others hold is made durable: a name that
     /// a killed hub created may not have reached the disk.
     pub fn open_local(path: &Path) -> Result<Self, StoreError> {
-        let failed = |source| StoreError::Open { path: path.to_owned(), source };
-        durable_file::create_folder(path).map_err(failed)?;
-        let path = path.canonicalize().map_err(failed)?;
-        sweep(&path).map_err(failed)?;
-        // Without fsync an Ok would mean the page cache, and DURABLE would be a lie.
-        let objects =
-            LocalFileSystem::new_with_prefix(&path).map_err(|error| failed(io::Error::other(error)))?.with_fsync(true);
-        Ok(Self { objects: Arc::new(objects), local: Some(path) })
+        let (objects, path) = local::open(path)?;
+        let place = path.display().to_string().into();
+        Ok(Self { objects: Arc::new(objects), place, settle: Some(Arc::new(local::Folder(path))), create_only: true })
     }
 
     /// A store over any other implementation; it must be durable when a put returns.
     pub fn of_objects(objects: Arc<dyn ObjectStore>) -> Self {
-        Self { objects, local: None }
+        let place = objects.to_string().into();
+        Self { objects, place, settle: None, create_only: true }
+    }
+
+    /// The same, over an implementation whose objects may be visible before they are durable.
+    #[cfg(test)]
+    pub(crate) fn of_unsettled(objects: Arc<dyn ObjectStore>, settle: Arc<dyn Settle>) -> Self {
+        Self { settle: Some(settle), ..Self::of_objects(objects) }
+    }
+
+    /// Tries whether the store can be used, and whether it refuses to create an object that is there.
+    ///
+    /// Where it does not, it is refused unless the operator accepted that: then objects are looked for before they are
+    /// put, and between two puts of one name either may win, for both are the same bytes.
+    pub async fn probed(self, accept_unconditional_put: bool) -> Result<Self, StoreError> {
+        let key = Key::from(format!("probe/{:032x}", rand::random::<u128>()));
+        let (first, second): (&[u8], &[u8]) = (b"first", b"second");
+        let create_only = match self.create(&key, PutPayload::from_static(first)).await {
+            // Some stores know no conditional put at all.
+            Err(object_store::Error::NotImplemented { .. }) => false,
+            Err(source) if with_causes(&source).contains("NotImplemented") => false,
+            Err(source) => return Err(self.fault(&key, source)),
+            Ok(_) => {
+                let again = self.create(&key, PutPayload::from_static(second)).await;
+                let kept = self.read(&key).await? == first;
+                match again {
+                    Err(object_store::Error::AlreadyExists { .. }) => kept,
+                    Err(source) => return Err(self.fault(&key, source)),
+                    Ok(_) => false,
+                }
+            }
+        };
+        if let Err(error) = self.objects.delete(&key).await {
+            // A policy may forbid it: the hub itself deletes nothing.
+            debug!(%key, error = &error as &dyn std::error::Error, "the probe stays in the store");
+        }
+        if !create_only && !accept_unconditional_put {
+            return Err(StoreError::Unconditional { place: self.place.to_string() });
+        }
+        if !create_only {
+            warn!(store = %self.place, "the store ignores create-only puts, as store.accept_unconditional_put allows");
+        }
+        Ok(Self { create_only, ..self })
+    }
+
+    async fn create(&self, key: &Key, payload: PutPayload) -> object_store::Result<PutResult> {
+        self.objects.put_opts(key, payload, PutMode::Create.into()).await
     }
 
     /// Creates an object. One that is there already is the same: its name is its content's.
     pub(crate) async fn put(&self, key: &Key, payload: PutPayload) -> Result<(), StoreError> {
-        let expected = payload.content_length() as u64;
-        match self.objects.put_opts(key, payload, PutMode::Create.into()).await {
-            Ok(_) => Ok(()),
-            Err(object_store::Error::AlreadyExists { .. }) => self.adopt(key, expected).await,
-            Err(source) => Err(put_error(key, source)),
+        let mut attempt = 1;
+        loop {
+            if !self.create_only {
+                match self.adopt(key, &payload).await {
+                    Err(StoreError::Missing { .. }) => {}
+                    adopted => return adopted,
+                }
+            }
+            let mode = if self.create_only { PutMode::Create } else { PutMode::Overwrite };
+            let exists = match self.objects.put_opts(key, payload.clone(), mode.into()).await {
+                Ok(_) => return Ok(()),
+                Err(source @ object_store::Error::AlreadyExists { .. }) => source,
+                Err(source) => return Err(self.fault(key, source)),
+            };
+            match self.adopt(key, &payload).await {
+                // S3 answers so as well while another put of that name is under way, which may fail yet.
+                Err(StoreError::Missing { .. }) if attempt < PUT_ATTEMPTS_MAX => attempt += 1,
+                Err(StoreError::Missing { .. }) => return Err(self.fault(key, exists)),
+                adopted => return adopted,
+            }
         }
     }
 
-    /// Accepts an object that an earlier attempt created, making sure of its durability.
-    async fn adopt(&self, key: &Key, expected: u64) -> Result<(), StoreError> {
-        let failed = |source| StoreError::Failed { key: key.to_string(), source: Box::new(source) };
-        let found = self.objects.head(key).await.map_err(failed)?.size;
+    /// Accepts an object that an earlier attempt created, when it is what its name says, and makes sure that it stays.
+    async fn adopt(&self, key: &Key, payload: &PutPayload) -> Result<(), StoreError> {
+        let expected = payload.content_length() as u64;
+        let found = self.objects.head(key).await.map_err(|source| self.fault(key, source))?.size;
         if found != expected {
             return Err(StoreError::Foreign { key: key.to_string(), found, expected });
         }
-        let Some(root) = &self.local else {
-            return Ok(());
-        };
-        // The earlier attempt may have failed between the link and the fsync of its folder.
-        let path = root.join(key.as_ref());
-        let synced = tokio::task::spawn_blocking(move || {
-            fs::File::open(&path)?.sync_all()?;
-            durable_file::sync_folder(path.parent().unwrap_or(&path))
-        });
-        let synced = synced.await.map_err(io::Error::other).and_then(|synced| synced);
-        synced.map_err(|source| StoreError::Open { path: root.join(key.as_ref()), source })
+        let mut expected = blake3::Hasher::new();
+        for part in payload {
+            expected.update(part);
+        }
+        if self.digest(key).await?.as_bytes() != expected.finalize().as_bytes() {
+            return Err(StoreError::Damaged { key: key.to_string() });
+        }
+        match &self.settle {
+            // The earlier attempt may have failed between the link and the fsync of its folder.
+            Some(settle) => {
+                settle.settle(key).await.map_err(|source| StoreError::Unsettled { key: key.to_string(), source })
+            }
+            None => Ok(()),
+        }
     }
 
     /// Reads a whole object.
     pub(crate) async fn read(&self, key: &Key) -> Result<Bytes, StoreError> {
         let read = async { self.objects.get(key).await?.bytes().await };
-        read.await.map_err(|source| read_error(key, source))
+        read.await.map_err(|source| self.fault(key, source))
     }
 
     /// Reads a part of an object.
     pub(crate) async fn read_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError> {
-        self.objects.get_range(key, range).await.map_err(|source| read_error(key, source))
+        self.objects.get_range(key, range).await.map_err(|source| self.fault(key, source))
     }
+
+    /// Every object below a folder; of all, where it is empty.
+    pub(crate) async fn list(&self, folder: &str) -> Result<Vec<ListedObject>, StoreError> {
+        let folder = Key::from(folder);
+        let mut listing = self.objects.list(Some(&folder));
+        let mut objects = Vec::new();
+        while let Some(meta) = listing.next().await {
+            let meta = meta.map_err(|source| self.fault(&folder, source))?;
+            let written_unix_ms = meta.last_modified.timestamp_millis().try_into().unwrap_or_default();
+            objects.push(ListedObject { key: meta.location, written_unix_ms });
+        }
+        Ok(objects)
+    }
+
+    /// What an object's bytes hash to.
+    pub(crate) async fn digest(&self, key: &Key) -> Result<Digest, StoreError> {
+        let object = self.objects.get(key).await.map_err(|source| self.fault(key, source))?;
+        let (mut hasher, mut stream) = (blake3::Hasher::new(), object.into_stream());
+        while let Some(part) = stream.next().await {
+            hasher.update(&part.map_err(|source| self.fault(key, source))?);
+        }
+        Ok(Digest::from_bytes(*hasher.finalize().as_bytes()))
+    }
+
+    /// Moves an object out of the way, to a place where nothing is yet; says where to.
+    pub(crate) async fn quarantine(&self, key: &Key, now_unix_ms: u64) -> Result<Key, StoreError> {
+        let place = Key::from(format!("quarantine/{now_unix_ms}/{key}"));
+        self.objects.rename(key, &place).await.map_err(|source| self.fault(key, source))?;
+        Ok(place)
+    }
+
+    fn fault(&self, key: &Key, source: object_store::Error) -> StoreError {
+        StoreError::of(&self.place, key, source)
+    }
+}
+
+/// Where a tenant's packs lie.
+pub(crate) fn packs_folder(tenant: &TenantId) -> String {
+    format!("t/{tenant}/packs")
 }
 
 /// Where a pack lies.
@@ -158,55 +256,7 @@ pub(crate) fn blob_key(tenant: &TenantId, digest: Digest) -> Key {
     Key::from(format!("t/{tenant}/blobs/{digest}"))
 }
 
-fn put_error(key: &Key, source: object_store::Error) -> StoreError {
-    let source = Box::new(source);
-    if disk_is_full(source.as_ref()) {
-        StoreError::Full { source }
-    } else {
-        StoreError::Failed { key: key.to_string(), source }
-    }
-}
-
-fn read_error(key: &Key, source: object_store::Error) -> StoreError {
-    let key = key.to_string();
-    if matches!(source, object_store::Error::NotFound { .. }) {
-        return StoreError::Missing { key };
-    }
-    StoreError::Failed { key, source: Box::new(source) }
-}
-
-/// Whether a full disk or quota is somewhere among the causes.
-pub(crate) fn disk_is_full(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        let full = error
-            .downcast_ref::<io::Error>()
-            .is_some_and(|error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded));
-        if full {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
-}
-
-/// Removes staged files (`name#1`) that a killed hub left, and makes the names of all others durable.
-fn sweep(folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            sweep(&entry.path())?;
-        } else if staged(&entry.file_name().to_string_lossy()) {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    durable_file::sync_folder(folder)
-}
-
-/// Whether `object_store` gives this name to a file that it is still writing.
-fn staged(name: &str) -> bool {
-    name.rsplit_once('#').is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
-}
-
+#[cfg(test)]
+mod conformance;
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ use crate::demo::DemoArgs;
 use crate::eval::EvalArgs;
 use crate::exit::{EXIT_CODES_HELP, Failure};
 use crate::fleet::FleetCommand;
+use crate::fsck::FsckArgs;
 use crate::hub::HubCommand;
 use crate::robot::RobotCommand;
 use crate::skill::SkillCommand;
@@ -48,6 +49,8 @@ pub(crate) enum Command {
     /// Set up and run a hub: it takes in episodes, trains skills and hands out releases.
     #[command(subcommand)]
     Hub(HubCommand),
+    /// Check a stopped hub's experience: every hash, and packs against metadata. Exits with 1 where it is not sound.
+    Fsck(FsckArgs),
     /// Add robots to a hub.
     #[command(subcommand)]
     Robot(RobotCommand),

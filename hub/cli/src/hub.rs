@@ -61,7 +61,7 @@ impl ConfigArgs {
         format!("zunft hub serve{}{}", flag("config", self.config.as_ref()), flag("data-dir", self.data_dir.as_ref()))
     }
 
-    fn load(&self) -> Result<HubConfig, Failure> {
+    pub(crate) fn load(&self) -> Result<HubConfig, Failure> {
         let mut config = HubConfig::load(self.config.as_deref()).or_input()?;
         if let Some(data_dir) = &self.data_dir {
             config.data_dir.clone_from(data_dir);
@@ -115,7 +115,7 @@ fn serve(args: &ServeArgs) -> Result<(), Failure> {
     runtime()?.block_on(serve_until_signal(config))
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().or_internal()
 }
 

@@ -11,6 +11,7 @@ mod demo;
 mod eval;
 mod exit;
 mod fleet;
+mod fsck;
 mod hub;
 mod interrupt;
 mod logging;
@@ -34,6 +35,7 @@ fn main() -> process::ExitCode {
     let result = match cli.command {
         Command::Demo(args) => demo::run(&args),
         Command::Hub(command) => hub::run(command),
+        Command::Fsck(args) => fsck::run(&args),
         Command::Robot(command) => robot::run(command),
         Command::Fleet(command) => fleet::run(command),
         Command::Data(command) => data::run(command),

@@ -187,3 +187,26 @@ fn help_names_every_exit_code() {
         assert!(help.contains(code), "{code}");
     }
 }
+
+#[test]
+fn fsck_tells_a_sound_store_from_a_damaged_one_by_its_exit_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let (hub, config) = (folder.path().join("hub"), folder.path().join("hub.toml"));
+    std::fs::write(&config, "data_dir = \"hub\"\n").unwrap();
+    refused(&["fsck", "--config", text(&config)], 64, &[text(&hub), "--data-dir"]);
+    json(&["hub", "init", "--config", text(&config), "--json"]);
+    let report = json(&["fsck", "--config", text(&config), "--json"]);
+    assert_eq!((&report["packs"], &report["findings"]), (&0.into(), &Value::Array(Vec::new())));
+    // A pack of which the hub has only the name, and other bytes.
+    let packs = hub.join("store/t/default/packs");
+    std::fs::create_dir_all(&packs).unwrap();
+    std::fs::write(packs.join(format!("{}.pack", "0".repeat(64))), "damaged").unwrap();
+    let output = zunft(&["fsck", "--config", text(&config), "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["findings"][0]["kind"], "damaged-pack", "{report}");
+    let repaired = json(&["fsck", "--config", text(&config), "--repair", "--json"]);
+    let place = repaired["findings"][0]["quarantined"].as_str().unwrap();
+    assert!(hub.join("store").join(place).is_file());
+    assert_eq!(json(&["fsck", "--config", text(&config), "--json"])["findings"], Value::Array(Vec::new()));
+}

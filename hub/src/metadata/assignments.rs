@@ -1,10 +1,10 @@
 //! Which releases each robot shall run, and the sequence of the last assignment signed for it.
 
 use serde::Serialize;
-use sqlx::sqlite::SqliteRow;
 use zunft_protocol::ids::{ReleaseId, RobotId, TenantId};
 
-use super::{Column as _, Metadata, MetadataError, json};
+use super::sql::{Row, query};
+use super::{Metadata, MetadataError, json};
 
 /// What one robot shall run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -19,7 +19,7 @@ pub struct AssignmentRecord {
     pub updated_unix_ms: u64,
 }
 
-fn assignment_record(row: &SqliteRow) -> Result<AssignmentRecord, MetadataError> {
+fn assignment_record(row: &Row) -> Result<AssignmentRecord, MetadataError> {
     Ok(AssignmentRecord {
         robot: row.name("robot")?,
         sequence: row.count("sequence")?,
@@ -35,7 +35,7 @@ impl Metadata {
         tenant: &TenantId,
         robot: &RobotId,
     ) -> Result<Option<AssignmentRecord>, MetadataError> {
-        let row = sqlx::query("SELECT * FROM assignments WHERE tenant = $1 AND robot = $2")
+        let row = query("SELECT * FROM assignments WHERE tenant = $1 AND robot = $2")
             .bind(tenant.as_str())
             .bind(robot.as_str())
             .fetch_optional(&self.readers)
@@ -45,7 +45,7 @@ impl Metadata {
 
     /// What every robot of a tenant shall run.
     pub async fn assignments(&self, tenant: &TenantId) -> Result<Vec<AssignmentRecord>, MetadataError> {
-        let rows = sqlx::query("SELECT * FROM assignments WHERE tenant = $1 ORDER BY robot")
+        let rows = query("SELECT * FROM assignments WHERE tenant = $1 ORDER BY robot")
             .bind(tenant.as_str())
             .fetch_all(&self.readers)
             .await?;
@@ -62,10 +62,10 @@ impl Metadata {
     ) -> Result<(), MetadataError> {
         let mut transaction = self.begin().await?;
         for robot in robots {
-            let row = sqlx::query("SELECT * FROM assignments WHERE tenant = $1 AND robot = $2")
+            let row = query("SELECT * FROM assignments WHERE tenant = $1 AND robot = $2")
                 .bind(tenant.as_str())
                 .bind(robot.as_str())
-                .fetch_optional(&mut *transaction)
+                .fetch_optional(&mut transaction)
                 .await?;
             let present = row.as_ref().map(assignment_record).transpose()?;
             let (sequence, mut releases) =
@@ -73,7 +73,7 @@ impl Metadata {
             releases.retain(|other| other.skill != release.skill);
             releases.push(release.clone());
             releases.sort();
-            sqlx::query(
+            query(
                 "INSERT INTO assignments (tenant, robot, sequence, releases, updated_unix_ms) \
                  VALUES ($1, $2, $3, $4, $5) ON CONFLICT (tenant, robot) DO UPDATE SET \
                  sequence = excluded.sequence, releases = excluded.releases, \
@@ -84,7 +84,7 @@ impl Metadata {
             .bind(sequence as i64 + 1)
             .bind(json(&releases))
             .bind(now_unix_ms as i64)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         }
         transaction.commit().await?;
@@ -101,7 +101,7 @@ impl Metadata {
         sequence_min: u64,
         now_unix_ms: u64,
     ) -> Result<Option<AssignmentRecord>, MetadataError> {
-        let row = sqlx::query(
+        let row = query(
             "UPDATE assignments SET sequence = CASE WHEN sequence + 1 < $1 THEN $1 ELSE sequence + 1 END, \
              updated_unix_ms = $2 WHERE tenant = $3 AND robot = $4 RETURNING *",
         )

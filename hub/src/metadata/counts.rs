@@ -4,7 +4,8 @@ use serde::Serialize;
 use zunft_protocol::episode::Outcome;
 use zunft_protocol::ids::{TaskName, TenantId};
 
-use super::{Column as _, Metadata, MetadataError};
+use super::sql::query;
+use super::{Metadata, MetadataError};
 
 /// Episodes of one task with one outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -24,7 +25,7 @@ pub struct TaskCount {
 impl Metadata {
     /// Counts the episodes of a tenant by task and outcome.
     pub async fn task_counts(&self, tenant: &TenantId) -> Result<Vec<TaskCount>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT task, outcome, COUNT(*) AS episodes, CAST(SUM(steps) AS BIGINT) AS steps, \
              CAST(SUM(bytes) AS BIGINT) AS bytes FROM episodes WHERE tenant = $1 \
              GROUP BY task, outcome ORDER BY task, outcome",

@@ -3,8 +3,6 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction};
 use zunft_protocol::Embodiment;
 use zunft_protocol::episode::{Actor, EpisodeEnd, Manifest, Outcome};
 use zunft_protocol::ids::{
@@ -13,13 +11,20 @@ use zunft_protocol::ids::{
 use zunft_protocol::snapshot::SnapshotEpisode;
 use zunft_skills::data::ActorKind;
 
-use super::{Column as _, Metadata, MetadataError, json, word};
+use super::sql::{Row, Statement, Transaction, Value, query};
+use super::{Metadata, MetadataError, json, word};
 
 /// Most episodes in one page of a listing.
 pub const PAGE_EPISODES_MAX: u32 = 1000;
 
 /// Ids in one SQL statement: SQLite allows 32,766 parameters.
 const IDS_PER_STATEMENT: usize = 1000;
+
+/// Chunks in one SQL statement, of six parameters each.
+const ROWS_PER_STATEMENT: usize = 1000;
+
+/// Neither chunks nor manifests are encrypted yet.
+const KEY_NONE: i64 = 0;
 
 /// How an episode ended, without the particulars.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,7 +181,7 @@ pub(crate) enum Registered {
     ChunkMissing,
 }
 
-fn episode_record(row: &SqliteRow) -> Result<EpisodeRecord, MetadataError> {
+fn episode_record(row: &Row) -> Result<EpisodeRecord, MetadataError> {
     let release: Option<String> = row.try_get("release")?;
     Ok(EpisodeRecord {
         id: EpisodeId::from_bytes(row.bytes("episode")?),
@@ -198,7 +203,7 @@ fn episode_record(row: &SqliteRow) -> Result<EpisodeRecord, MetadataError> {
     })
 }
 
-fn location(row: &SqliteRow, bytes: &'static str) -> Result<Location, MetadataError> {
+fn location(row: &Row, bytes: &'static str) -> Result<Location, MetadataError> {
     Ok(Location {
         pack: Digest::from_bytes(row.bytes("pack")?),
         position: row.count("position")?,
@@ -208,32 +213,21 @@ fn location(row: &SqliteRow, bytes: &'static str) -> Result<Location, MetadataEr
 
 impl EpisodeFilter {
     /// Adds the conditions to a statement that ends in a condition.
-    fn push(&self, query: &mut QueryBuilder<Sqlite>) {
-        fn one_of(query: &mut QueryBuilder<Sqlite>, column: &str, values: Vec<String>) {
-            if values.is_empty() {
-                return;
+    fn push(&self, query: &mut Statement) {
+        fn one_of(query: &mut Statement, condition: &'static str, values: Vec<String>) {
+            if !values.is_empty() {
+                query.push(condition).push_list(values);
             }
-            query.push(" AND ").push(column).push(" IN (");
-            let mut list = query.separated(", ");
-            for value in values {
-                list.push_bind(value);
-            }
-            query.push(")");
         }
-        one_of(query, "task", self.tasks.iter().map(ToString::to_string).collect());
-        one_of(query, "robot", self.robots.iter().map(ToString::to_string).collect());
-        one_of(query, "site", self.sites.iter().map(ToString::to_string).collect());
-        one_of(query, "outcome", self.outcomes.iter().map(word).collect());
-        one_of(query, "ending", self.endings.iter().map(word).collect());
-        one_of(query, "actor", self.actors.iter().map(word).collect());
-        one_of(query, "release", self.releases.iter().map(ToString::to_string).collect());
+        one_of(query, " AND task IN ", self.tasks.iter().map(ToString::to_string).collect());
+        one_of(query, " AND robot IN ", self.robots.iter().map(ToString::to_string).collect());
+        one_of(query, " AND site IN ", self.sites.iter().map(ToString::to_string).collect());
+        one_of(query, " AND outcome IN ", self.outcomes.iter().map(word).collect());
+        one_of(query, " AND ending IN ", self.endings.iter().map(word).collect());
+        one_of(query, " AND actor IN ", self.actors.iter().map(word).collect());
+        one_of(query, " AND release IN ", self.releases.iter().map(ToString::to_string).collect());
         if !self.embodiments.is_empty() {
-            query.push(" AND embodiment IN (");
-            let mut list = query.separated(", ");
-            for id in &self.embodiments {
-                list.push_bind(id.as_bytes().to_vec());
-            }
-            query.push(")");
+            query.push(" AND embodiment IN ").push_list(self.embodiments.iter().map(|id| id.as_bytes().as_slice()));
         }
         for (condition, bound) in [
             (" AND ordinal >= ", self.ordinal_min),
@@ -256,11 +250,11 @@ impl Metadata {
         limit: u32,
     ) -> Result<EpisodePage, MetadataError> {
         let limit = limit.clamp(1, PAGE_EPISODES_MAX);
-        let mut query = QueryBuilder::new("SELECT * FROM episodes WHERE tenant = ");
+        let mut query = Statement::begin("SELECT * FROM episodes WHERE tenant = ");
         query.push_bind(tenant.as_str());
         filter.push(&mut query);
         query.push(" ORDER BY arrival LIMIT ").push_bind(i64::from(limit));
-        let rows = query.build().fetch_all(&self.readers).await?;
+        let rows = query.fetch_all(&self.readers).await?;
         let episodes = rows.iter().map(episode_record).collect::<Result<Vec<_>, _>>()?;
         let full = episodes.len() == limit as usize;
         let next = episodes.last().filter(|_| full).map(|last| last.arrival);
@@ -269,10 +263,10 @@ impl Metadata {
 
     /// How many episodes pass the filter.
     pub async fn episode_count(&self, tenant: &TenantId, filter: &EpisodeFilter) -> Result<u64, MetadataError> {
-        let mut query = QueryBuilder::new("SELECT COUNT(*) AS count FROM episodes WHERE tenant = ");
+        let mut query = Statement::begin("SELECT COUNT(*) AS count FROM episodes WHERE tenant = ");
         query.push_bind(tenant.as_str());
         filter.push(&mut query);
-        query.build().fetch_one(&self.readers).await?.count("count")
+        query.fetch_one(&self.readers).await?.count("count")
     }
 
     /// Every episode that passes the filter, as a snapshot lists it.
@@ -281,10 +275,10 @@ impl Metadata {
         tenant: &TenantId,
         filter: &EpisodeFilter,
     ) -> Result<Vec<SnapshotEpisode>, MetadataError> {
-        let mut query = QueryBuilder::new("SELECT robot, ordinal, episode FROM episodes WHERE tenant = ");
+        let mut query = Statement::begin("SELECT robot, ordinal, episode FROM episodes WHERE tenant = ");
         query.push_bind(tenant.as_str());
         filter.push(&mut query);
-        let rows = query.build().fetch_all(&self.readers).await?;
+        let rows = query.fetch_all(&self.readers).await?;
         rows.iter()
             .map(|row| {
                 let id = EpisodeId::from_bytes(row.bytes("episode")?);
@@ -295,7 +289,7 @@ impl Metadata {
 
     /// One episode, where it is stored.
     pub async fn episode(&self, tenant: &TenantId, id: EpisodeId) -> Result<Option<EpisodeRecord>, MetadataError> {
-        let row = sqlx::query("SELECT * FROM episodes WHERE tenant = $1 AND episode = $2")
+        let row = query("SELECT * FROM episodes WHERE tenant = $1 AND episode = $2")
             .bind(tenant.as_str())
             .bind(id.as_bytes().as_slice())
             .fetch_optional(&self.readers)
@@ -309,7 +303,7 @@ impl Metadata {
         tenant: &TenantId,
         recording: RecordingId,
     ) -> Result<Option<(EpisodeId, u64)>, MetadataError> {
-        let row = sqlx::query("SELECT episode, stored_unix_ms FROM episodes WHERE tenant = $1 AND recording = $2")
+        let row = query("SELECT episode, stored_unix_ms FROM episodes WHERE tenant = $1 AND recording = $2")
             .bind(tenant.as_str())
             .bind(recording.as_bytes().as_slice())
             .fetch_optional(&self.readers)
@@ -323,7 +317,7 @@ impl Metadata {
         tenant: &TenantId,
         id: EpisodeId,
     ) -> Result<Option<Location>, MetadataError> {
-        let row = sqlx::query("SELECT pack, position, manifest_bytes FROM episodes WHERE tenant = $1 AND episode = $2")
+        let row = query("SELECT pack, position, manifest_bytes FROM episodes WHERE tenant = $1 AND episode = $2")
             .bind(tenant.as_str())
             .bind(id.as_bytes().as_slice())
             .fetch_optional(&self.readers)
@@ -337,7 +331,7 @@ impl Metadata {
         tenant: &TenantId,
         id: ChunkId,
     ) -> Result<Option<Location>, MetadataError> {
-        let row = sqlx::query("SELECT pack, position, bytes FROM chunks WHERE tenant = $1 AND chunk = $2")
+        let row = query("SELECT pack, position, bytes FROM chunks WHERE tenant = $1 AND chunk = $2")
             .bind(tenant.as_str())
             .bind(id.as_bytes().as_slice())
             .fetch_optional(&self.readers)
@@ -353,14 +347,10 @@ impl Metadata {
     ) -> Result<BTreeSet<ChunkId>, MetadataError> {
         let mut present = BTreeSet::new();
         for ids in ids.chunks(IDS_PER_STATEMENT) {
-            let mut query = QueryBuilder::new("SELECT chunk FROM chunks WHERE tenant = ");
-            query.push_bind(tenant.as_str()).push(" AND chunk IN (");
-            let mut list = query.separated(", ");
-            for id in ids {
-                list.push_bind(id.as_bytes().to_vec());
-            }
-            query.push(")");
-            for row in query.build().fetch_all(&self.readers).await? {
+            let mut query = Statement::begin("SELECT chunk FROM chunks WHERE tenant = ");
+            query.push_bind(tenant.as_str()).push(" AND chunk IN ");
+            query.push_list(ids.iter().map(|id| id.as_bytes().as_slice()));
+            for row in query.fetch_all(&self.readers).await? {
                 present.insert(ChunkId::from_bytes(row.bytes("chunk")?));
             }
         }
@@ -369,7 +359,7 @@ impl Metadata {
 
     /// The bodies that a tenant's robots have had.
     pub async fn embodiments(&self, tenant: &TenantId) -> Result<Vec<Embodiment>, MetadataError> {
-        let rows = sqlx::query("SELECT definition FROM embodiments WHERE tenant = $1 ORDER BY name, embodiment")
+        let rows = query("SELECT definition FROM embodiments WHERE tenant = $1 ORDER BY name, embodiment")
             .bind(tenant.as_str())
             .fetch_all(&self.readers)
             .await?;
@@ -386,7 +376,7 @@ impl Metadata {
         now_unix_ms: u64,
     ) -> Result<Vec<Registered>, MetadataError> {
         let mut transaction = self.begin().await?;
-        sqlx::query(
+        query(
             "INSERT INTO packs (tenant, pack, bytes, stored_unix_ms) VALUES ($1, $2, $3, $4) \
              ON CONFLICT (tenant, pack) DO NOTHING",
         )
@@ -394,24 +384,27 @@ impl Metadata {
         .bind(pack.pack.as_bytes().as_slice())
         .bind(pack.bytes as i64)
         .bind(now_unix_ms as i64)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
-        for chunk in &pack.chunks {
-            sqlx::query(
-                "INSERT INTO chunks (tenant, chunk, pack, position, bytes, key_id) VALUES ($1, $2, $3, $4, $5, 0) \
-                 ON CONFLICT (tenant, chunk) DO NOTHING",
-            )
-            .bind(tenant.as_str())
-            .bind(chunk.id.as_bytes().as_slice())
-            .bind(pack.pack.as_bytes().as_slice())
-            .bind(chunk.position as i64)
-            .bind(i64::from(chunk.bytes))
-            .execute(&mut *transaction)
-            .await?;
+        for chunks in pack.chunks.chunks(ROWS_PER_STATEMENT) {
+            let mut query =
+                Statement::begin("INSERT INTO chunks (tenant, chunk, pack, position, bytes, key_id) VALUES ");
+            for (index, chunk) in chunks.iter().enumerate() {
+                query.push(if index == 0 { "" } else { ", " }).push_list([
+                    Value::from(tenant.as_str()),
+                    chunk.id.as_bytes().as_slice().into(),
+                    pack.pack.as_bytes().as_slice().into(),
+                    (chunk.position as i64).into(),
+                    i64::from(chunk.bytes).into(),
+                    KEY_NONE.into(),
+                ]);
+            }
+            query.push(" ON CONFLICT (tenant, chunk) DO NOTHING");
+            query.execute(&mut transaction).await?;
         }
-        let arrival = sqlx::query("SELECT COALESCE(MAX(arrival), 0) AS arrival FROM episodes WHERE tenant = $1")
+        let arrival = query("SELECT COALESCE(MAX(arrival), 0) AS arrival FROM episodes WHERE tenant = $1")
             .bind(tenant.as_str())
-            .fetch_one(&mut *transaction)
+            .fetch_one(&mut transaction)
             .await?;
         let mut arrival = arrival.count("arrival")?;
         let mut registered = Vec::with_capacity(pack.episodes.len());
@@ -427,7 +420,7 @@ impl Metadata {
 }
 
 async fn register_episode(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     tenant: &TenantId,
     pack: Digest,
     episode: &NewEpisode,
@@ -435,28 +428,21 @@ async fn register_episode(
     now_unix_ms: u64,
 ) -> Result<Registered, MetadataError> {
     let manifest = &episode.manifest;
-    let present = sqlx::query("SELECT episode, stored_unix_ms FROM episodes WHERE tenant = $1 AND recording = $2")
+    let present = query("SELECT episode, stored_unix_ms FROM episodes WHERE tenant = $1 AND recording = $2")
         .bind(tenant.as_str())
         .bind(manifest.recording.as_bytes().as_slice())
-        .fetch_optional(&mut **transaction)
+        .fetch_optional(&mut *transaction)
         .await?;
     if let Some(row) = present {
         let same = EpisodeId::from_bytes(row.bytes("episode")?) == episode.id;
         let stored_unix_ms = row.count("stored_unix_ms")?;
         return Ok(if same { Registered::Stored { stored_unix_ms } } else { Registered::Conflict });
     }
-    for chunk in manifest.chunks() {
-        let found = sqlx::query("SELECT 1 FROM chunks WHERE tenant = $1 AND chunk = $2")
-            .bind(tenant.as_str())
-            .bind(chunk.id.as_bytes().as_slice())
-            .fetch_optional(&mut **transaction)
-            .await?;
-        if found.is_none() {
-            return Ok(Registered::ChunkMissing);
-        }
+    if !all_present(transaction, tenant, manifest).await? {
+        return Ok(Registered::ChunkMissing);
     }
     let embodiment = manifest.embodiment.id();
-    sqlx::query(
+    query(
         "INSERT INTO embodiments (tenant, embodiment, name, definition) VALUES ($1, $2, $3, $4) \
          ON CONFLICT (tenant, embodiment) DO NOTHING",
     )
@@ -464,13 +450,13 @@ async fn register_episode(
     .bind(embodiment.as_bytes().as_slice())
     .bind(&manifest.embodiment.name)
     .bind(json(&manifest.embodiment))
-    .execute(&mut **transaction)
+    .execute(&mut *transaction)
     .await?;
     let release = match &manifest.actor {
         Actor::Release { release, .. } => Some(release.to_string()),
         Actor::Human | Actor::Script => None,
     };
-    sqlx::query(
+    query(
         "INSERT INTO episodes (tenant, episode, recording, arrival, robot, site, ordinal, task, embodiment, actor, \
          release, outcome, ending, steps, bytes, begin_wall_ns, stored_unix_ms, pack, position, manifest_bytes, \
          key_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, 0)",
@@ -495,7 +481,25 @@ async fn register_episode(
     .bind(pack.as_bytes().as_slice())
     .bind(episode.position as i64)
     .bind(i64::from(episode.bytes))
-    .execute(&mut **transaction)
+    .execute(&mut *transaction)
     .await?;
     Ok(Registered::Stored { stored_unix_ms: now_unix_ms })
+}
+
+/// Whether every chunk of the manifest is stored.
+async fn all_present(
+    transaction: &mut Transaction,
+    tenant: &TenantId,
+    manifest: &Manifest,
+) -> Result<bool, MetadataError> {
+    let needed: Vec<ChunkId> = manifest.chunks().map(|chunk| chunk.id).collect::<BTreeSet<_>>().into_iter().collect();
+    for ids in needed.chunks(IDS_PER_STATEMENT) {
+        let mut query = Statement::begin("SELECT COUNT(*) AS count FROM chunks WHERE tenant = ");
+        query.push_bind(tenant.as_str()).push(" AND chunk IN ");
+        query.push_list(ids.iter().map(|id| id.as_bytes().as_slice()));
+        if query.fetch_one(&mut *transaction).await?.count("count")? != ids.len() as u64 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

@@ -5,7 +5,8 @@ use zunft_protocol::episode::Outcome;
 use zunft_protocol::ids::{RecordingId, RobotId, TaskName, TenantId};
 use zunft_protocol::message::{EvictionReason, Tombstone};
 
-use super::{Column as _, Metadata, MetadataError, word};
+use super::sql::query;
+use super::{Metadata, MetadataError, word};
 
 /// One episode that a robot gave up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -27,7 +28,7 @@ impl Metadata {
     ) -> Result<(), MetadataError> {
         let mut transaction = self.begin().await?;
         for tombstone in tombstones {
-            sqlx::query(
+            query(
                 "INSERT INTO evictions (tenant, robot, ordinal, recording, task, outcome, interventions, steps, bytes, \
                  reason, told_unix_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
                  ON CONFLICT (tenant, robot, ordinal) DO NOTHING",
@@ -43,7 +44,7 @@ impl Metadata {
             .bind(tombstone.bytes as i64)
             .bind(word(&tombstone.reason))
             .bind(now_unix_ms as i64)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         }
         transaction.commit().await?;
@@ -58,7 +59,7 @@ impl Metadata {
         after: Option<u64>,
         limit: u32,
     ) -> Result<Vec<EvictionRecord>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT * FROM evictions WHERE tenant = $1 AND robot = $2 AND ordinal > $3 ORDER BY ordinal LIMIT $4",
         )
         .bind(tenant.as_str())

@@ -1,11 +1,14 @@
 //! Skills, their releases, and the blobs that robots may fetch.
 
 use serde::Serialize;
-use sqlx::sqlite::SqliteRow;
 use zunft_protocol::ids::{Digest, ReleaseId, SkillName, SkillVersion, TenantId};
 use zunft_protocol::release::ReleaseManifest;
 
-use super::{Column as _, Metadata, MetadataError, json};
+use super::sql::{Row, query};
+use super::{Metadata, MetadataError, json};
+
+/// A skill's last version, 0 where it has none.
+const LATEST: &str = "SELECT COALESCE(MAX(version), 0) AS latest FROM releases WHERE tenant = $1 AND skill = $2";
 
 /// One published release.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -22,7 +25,7 @@ pub struct ReleaseRecord {
     pub published_unix_ms: u64,
 }
 
-fn release_record(row: &SqliteRow) -> Result<ReleaseRecord, MetadataError> {
+fn release_record(row: &Row) -> Result<ReleaseRecord, MetadataError> {
     let version = row.count("version")? as u32;
     Ok(ReleaseRecord {
         release: ReleaseId { skill: row.name("skill")?, version: SkillVersion(version) },
@@ -44,32 +47,27 @@ impl Metadata {
         let (skill, version) = (record.release.skill.as_str(), record.release.version.0);
         let now = record.published_unix_ms as i64;
         let mut transaction = self.begin().await?;
-        sqlx::query("INSERT INTO skills (tenant, skill, created_unix_ms) VALUES ($1, $2, $3) ON CONFLICT (tenant, skill) DO NOTHING")
+        query("INSERT INTO skills (tenant, skill, created_unix_ms) VALUES ($1, $2, $3) ON CONFLICT (tenant, skill) DO NOTHING")
             .bind(tenant.as_str())
             .bind(skill)
             .bind(now)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
-        let latest: i64 =
-            sqlx::query_scalar("SELECT COALESCE(MAX(version), 0) FROM releases WHERE tenant = $1 AND skill = $2")
-                .bind(tenant.as_str())
-                .bind(skill)
-                .fetch_one(&mut *transaction)
-                .await?;
-        if latest + 1 != i64::from(version) {
+        let latest = query(LATEST).bind(tenant.as_str()).bind(skill).fetch_one(&mut transaction).await?;
+        if latest.count("latest")? + 1 != u64::from(version) {
             return Ok(false);
         }
         for (digest, bytes) in blobs {
-            sqlx::query(
+            query(
                 "INSERT INTO blobs (tenant, digest, bytes) VALUES ($1, $2, $3) ON CONFLICT (tenant, digest) DO NOTHING",
             )
             .bind(tenant.as_str())
             .bind(digest.as_bytes().as_slice())
             .bind(*bytes as i64)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         }
-        sqlx::query(
+        query(
             "INSERT INTO releases (tenant, skill, version, envelope, manifest, bytes, published_unix_ms) \
              VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
@@ -80,7 +78,7 @@ impl Metadata {
         .bind(json(&record.manifest))
         .bind(record.bytes as i64)
         .bind(now)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         transaction.commit().await?;
         Ok(true)
@@ -88,18 +86,13 @@ impl Metadata {
 
     /// The version that a skill's next release will have.
     pub async fn next_version(&self, tenant: &TenantId, skill: &SkillName) -> Result<SkillVersion, MetadataError> {
-        let latest: i64 =
-            sqlx::query_scalar("SELECT COALESCE(MAX(version), 0) FROM releases WHERE tenant = $1 AND skill = $2")
-                .bind(tenant.as_str())
-                .bind(skill.as_str())
-                .fetch_one(&self.readers)
-                .await?;
-        Ok(SkillVersion(latest as u32 + 1))
+        let latest = query(LATEST).bind(tenant.as_str()).bind(skill.as_str()).fetch_one(&self.readers).await?;
+        Ok(SkillVersion(latest.count("latest")? as u32 + 1))
     }
 
     /// All skills of a tenant, by name.
     pub async fn skills(&self, tenant: &TenantId) -> Result<Vec<SkillName>, MetadataError> {
-        let rows = sqlx::query("SELECT skill FROM skills WHERE tenant = $1 ORDER BY skill")
+        let rows = query("SELECT skill FROM skills WHERE tenant = $1 ORDER BY skill")
             .bind(tenant.as_str())
             .fetch_all(&self.readers)
             .await?;
@@ -108,7 +101,7 @@ impl Metadata {
 
     /// All releases of a tenant, by skill, the newest first.
     pub async fn releases(&self, tenant: &TenantId) -> Result<Vec<ReleaseRecord>, MetadataError> {
-        let rows = sqlx::query("SELECT * FROM releases WHERE tenant = $1 ORDER BY skill, version DESC")
+        let rows = query("SELECT * FROM releases WHERE tenant = $1 ORDER BY skill, version DESC")
             .bind(tenant.as_str())
             .fetch_all(&self.readers)
             .await?;
@@ -121,7 +114,7 @@ impl Metadata {
         tenant: &TenantId,
         release: &ReleaseId,
     ) -> Result<Option<ReleaseRecord>, MetadataError> {
-        let row = sqlx::query("SELECT * FROM releases WHERE tenant = $1 AND skill = $2 AND version = $3")
+        let row = query("SELECT * FROM releases WHERE tenant = $1 AND skill = $2 AND version = $3")
             .bind(tenant.as_str())
             .bind(release.skill.as_str())
             .bind(i64::from(release.version.0))
@@ -132,7 +125,7 @@ impl Metadata {
 
     /// Size of a blob that robots of this tenant may fetch.
     pub(crate) async fn blob(&self, tenant: &TenantId, digest: Digest) -> Result<Option<u64>, MetadataError> {
-        let row = sqlx::query("SELECT bytes FROM blobs WHERE tenant = $1 AND digest = $2")
+        let row = query("SELECT bytes FROM blobs WHERE tenant = $1 AND digest = $2")
             .bind(tenant.as_str())
             .bind(digest.as_bytes().as_slice())
             .fetch_optional(&self.readers)

@@ -1,12 +1,11 @@
 //! Tenants, sites, robots, their certificates and what they last said about themselves.
 
 use serde::{Deserialize, Serialize};
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 use zunft_protocol::ids::{EmbodimentId, ReleaseId, RobotId, SiteId, TenantId};
 use zunft_protocol::message::{ReleaseState, Report};
 
-use super::{Column as _, Metadata, MetadataError, json};
+use super::sql::{Row, query};
+use super::{Metadata, MetadataError, json};
 use crate::identity::RobotIdentity;
 
 /// One robot, as it last was.
@@ -95,7 +94,7 @@ fn state_word(state: ReleaseState) -> &'static str {
     }
 }
 
-fn robot_record(row: &SqliteRow) -> Result<RobotRecord, MetadataError> {
+fn robot_record(row: &Row) -> Result<RobotRecord, MetadataError> {
     let last_seen: Option<i64> = row.try_get("last_seen_unix_ms")?;
     let embodiment: Option<Vec<u8>> = row.try_get("embodiment")?;
     let report: Option<String> = row.try_get("report")?;
@@ -112,7 +111,7 @@ fn robot_record(row: &SqliteRow) -> Result<RobotRecord, MetadataError> {
 impl Metadata {
     /// Adds a tenant, unless it is there.
     pub async fn add_tenant(&self, tenant: &TenantId, now_unix_ms: u64) -> Result<(), MetadataError> {
-        sqlx::query("INSERT INTO tenants (tenant, created_unix_ms) VALUES ($1, $2) ON CONFLICT (tenant) DO NOTHING")
+        query("INSERT INTO tenants (tenant, created_unix_ms) VALUES ($1, $2) ON CONFLICT (tenant) DO NOTHING")
             .bind(tenant.as_str())
             .bind(now_unix_ms as i64)
             .execute(&self.writer)
@@ -122,7 +121,7 @@ impl Metadata {
 
     /// All tenants.
     pub async fn tenants(&self) -> Result<Vec<TenantId>, MetadataError> {
-        let rows = sqlx::query("SELECT tenant FROM tenants ORDER BY tenant").fetch_all(&self.readers).await?;
+        let rows = query("SELECT tenant FROM tenants ORDER BY tenant").fetch_all(&self.readers).await?;
         rows.iter().map(|row| row.name("tenant")).collect()
     }
 
@@ -130,15 +129,15 @@ impl Metadata {
     pub(crate) async fn add_robot(&self, identity: &RobotIdentity, now_unix_ms: u64) -> Result<SiteId, MetadataError> {
         let (tenant, site, robot) = (identity.tenant.as_str(), identity.site.as_str(), identity.robot.as_str());
         let mut transaction = self.begin().await?;
-        sqlx::query(
+        query(
             "INSERT INTO sites (tenant, site, created_unix_ms) VALUES ($1, $2, $3) ON CONFLICT (tenant, site) DO NOTHING",
         )
         .bind(tenant)
         .bind(site)
         .bind(now_unix_ms as i64)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
-        sqlx::query(
+        query(
             "INSERT INTO robots (tenant, robot, site, created_unix_ms) VALUES ($1, $2, $3, $4) \
              ON CONFLICT (tenant, robot) DO NOTHING",
         )
@@ -146,12 +145,12 @@ impl Metadata {
         .bind(robot)
         .bind(site)
         .bind(now_unix_ms as i64)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
-        let row = sqlx::query("SELECT site FROM robots WHERE tenant = $1 AND robot = $2")
+        let row = query("SELECT site FROM robots WHERE tenant = $1 AND robot = $2")
             .bind(tenant)
             .bind(robot)
-            .fetch_one(&mut *transaction)
+            .fetch_one(&mut transaction)
             .await?;
         let present: SiteId = row.name("site")?;
         if present == identity.site {
@@ -168,7 +167,7 @@ impl Metadata {
         now_unix_ms: u64,
         expires_unix_ms: u64,
     ) -> Result<(), MetadataError> {
-        sqlx::query(
+        query(
             "INSERT INTO certificates (serial, tenant, robot, issued_unix_ms, expires_unix_ms) \
              VALUES ($1, $2, $3, $4, $5)",
         )
@@ -188,7 +187,7 @@ impl Metadata {
         identity: &RobotIdentity,
         serial: &str,
     ) -> Result<bool, MetadataError> {
-        let row = sqlx::query(
+        let row = query(
             "SELECT 1 FROM certificates JOIN robots USING (tenant, robot) \
              WHERE serial = $1 AND tenant = $2 AND robot = $3 AND site = $4",
         )
@@ -203,7 +202,7 @@ impl Metadata {
 
     /// All robots of a tenant, by name.
     pub async fn robots(&self, tenant: &TenantId) -> Result<Vec<RobotRecord>, MetadataError> {
-        let rows = sqlx::query("SELECT * FROM robots WHERE tenant = $1 ORDER BY robot")
+        let rows = query("SELECT * FROM robots WHERE tenant = $1 ORDER BY robot")
             .bind(tenant.as_str())
             .fetch_all(&self.readers)
             .await?;
@@ -212,7 +211,7 @@ impl Metadata {
 
     /// One robot, where there is one of that name.
     pub async fn robot(&self, tenant: &TenantId, robot: &RobotId) -> Result<Option<RobotRecord>, MetadataError> {
-        let row = sqlx::query("SELECT * FROM robots WHERE tenant = $1 AND robot = $2")
+        let row = query("SELECT * FROM robots WHERE tenant = $1 AND robot = $2")
             .bind(tenant.as_str())
             .bind(robot.as_str())
             .fetch_optional(&self.readers)
@@ -224,7 +223,7 @@ impl Metadata {
     pub(crate) async fn record_reports(&self, reports: &[NewReport]) -> Result<(), MetadataError> {
         let mut transaction = self.begin().await?;
         for NewReport { tenant, robot, report, at_unix_ms } in reports {
-            sqlx::query(
+            query(
                 "UPDATE robots SET report = $1, last_seen_unix_ms = $2, embodiment = COALESCE($3, embodiment) \
                  WHERE tenant = $4 AND robot = $5",
             )
@@ -233,7 +232,7 @@ impl Metadata {
             .bind(report.embodiment.map(|id| id.as_bytes().to_vec()))
             .bind(tenant.as_str())
             .bind(robot.as_str())
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         }
         Ok(transaction.commit().await?)

@@ -1,12 +1,11 @@
 //! Training runs: what was asked for, how far each is, and what came of it.
 
 use serde::{Deserialize, Serialize};
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 use utoipa::ToSchema;
 use zunft_protocol::ids::{ReleaseId, SkillName, SnapshotId, TenantId};
 
-use super::{Column as _, Metadata, MetadataError, json, word};
+use super::sql::{Row, query};
+use super::{Metadata, MetadataError, json, word};
 
 /// How far a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -57,7 +56,7 @@ pub struct RunRecord {
     pub updated_unix_ms: u64,
 }
 
-fn run_record(row: &SqliteRow) -> Result<RunRecord, MetadataError> {
+fn run_record(row: &Row) -> Result<RunRecord, MetadataError> {
     let run: String = row.try_get("run")?;
     let release: Option<String> = row.try_get("release")?;
     Ok(RunRecord {
@@ -77,7 +76,7 @@ fn run_record(row: &SqliteRow) -> Result<RunRecord, MetadataError> {
 impl Metadata {
     /// Writes a run, whether it is new or known.
     pub(crate) async fn put_run(&self, tenant: &TenantId, run: &RunRecord) -> Result<(), MetadataError> {
-        sqlx::query(
+        query(
             "INSERT INTO runs (tenant, run, skill, snapshot, state, config, progress, error, release, \
              created_unix_ms, updated_unix_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
              ON CONFLICT (tenant, run) DO UPDATE SET snapshot = excluded.snapshot, state = excluded.state, \
@@ -91,7 +90,7 @@ impl Metadata {
         .bind(word(&run.state))
         .bind(json(&run.config))
         .bind(json(&run.progress))
-        .bind(&run.error)
+        .bind(run.error.clone())
         .bind(run.release.as_ref().map(ToString::to_string))
         .bind(run.created_unix_ms as i64)
         .bind(run.updated_unix_ms as i64)
@@ -107,7 +106,7 @@ impl Metadata {
         before: Option<u32>,
         limit: u32,
     ) -> Result<Vec<RunRecord>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT * FROM runs WHERE tenant = $1 AND CAST(run AS BIGINT) < $2 \
              ORDER BY CAST(run AS BIGINT) DESC LIMIT $3",
         )
@@ -121,7 +120,7 @@ impl Metadata {
 
     /// One run, where there is one of that number.
     pub async fn run(&self, tenant: &TenantId, run: u32) -> Result<Option<RunRecord>, MetadataError> {
-        let row = sqlx::query("SELECT * FROM runs WHERE tenant = $1 AND run = $2")
+        let row = query("SELECT * FROM runs WHERE tenant = $1 AND run = $2")
             .bind(tenant.as_str())
             .bind(run.to_string())
             .fetch_optional(&self.readers)
@@ -131,7 +130,7 @@ impl Metadata {
 
     /// The runs of all tenants that have not ended, the oldest first.
     pub(crate) async fn unfinished_runs(&self) -> Result<Vec<(TenantId, RunRecord)>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT * FROM runs WHERE state IN ('queued', 'running', 'stopping') \
              ORDER BY created_unix_ms, tenant, CAST(run AS BIGINT)",
         )

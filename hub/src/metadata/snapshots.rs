@@ -1,11 +1,10 @@
 //! Which snapshots there are; their lists of episodes lie in the store.
 
 use serde::Serialize;
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 use zunft_protocol::ids::{SnapshotId, TenantId};
 
-use super::{Column as _, Metadata, MetadataError};
+use super::sql::{Row, query};
+use super::{Metadata, MetadataError};
 
 /// One snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -20,7 +19,7 @@ pub struct SnapshotRecord {
     pub created_unix_ms: u64,
 }
 
-fn snapshot_record(row: &SqliteRow) -> Result<SnapshotRecord, MetadataError> {
+fn snapshot_record(row: &Row) -> Result<SnapshotRecord, MetadataError> {
     Ok(SnapshotRecord {
         id: SnapshotId::from_bytes(row.bytes("snapshot")?),
         query: row.try_get("query")?,
@@ -32,7 +31,7 @@ fn snapshot_record(row: &SqliteRow) -> Result<SnapshotRecord, MetadataError> {
 impl Metadata {
     /// Records a snapshot whose list is stored, unless it is recorded.
     pub(crate) async fn add_snapshot(&self, tenant: &TenantId, record: &SnapshotRecord) -> Result<(), MetadataError> {
-        sqlx::query(
+        query(
             "INSERT INTO snapshots (tenant, snapshot, query, episodes, created_unix_ms) VALUES ($1, $2, $3, $4, $5) \
              ON CONFLICT (tenant, snapshot) DO NOTHING",
         )
@@ -48,7 +47,7 @@ impl Metadata {
 
     /// All snapshots of a tenant, the newest first.
     pub async fn snapshots(&self, tenant: &TenantId) -> Result<Vec<SnapshotRecord>, MetadataError> {
-        let rows = sqlx::query("SELECT * FROM snapshots WHERE tenant = $1 ORDER BY created_unix_ms DESC, snapshot")
+        let rows = query("SELECT * FROM snapshots WHERE tenant = $1 ORDER BY created_unix_ms DESC, snapshot")
             .bind(tenant.as_str())
             .fetch_all(&self.readers)
             .await?;
@@ -57,7 +56,7 @@ impl Metadata {
 
     /// One snapshot, where there is one.
     pub async fn snapshot(&self, tenant: &TenantId, id: SnapshotId) -> Result<Option<SnapshotRecord>, MetadataError> {
-        let row = sqlx::query("SELECT * FROM snapshots WHERE tenant = $1 AND snapshot = $2")
+        let row = query("SELECT * FROM snapshots WHERE tenant = $1 AND snapshot = $2")
             .bind(tenant.as_str())
             .bind(id.as_bytes().as_slice())
             .fetch_optional(&self.readers)

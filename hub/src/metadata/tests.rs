@@ -1,18 +1,38 @@
-//! What the metadata promises.
+//! What the metadata promises, in SQLite and in PostgreSQL.
 
 use zunft_protocol::episode::Outcome;
 use zunft_protocol::ids::{Digest, EpisodeId, SnapshotId};
 use zunft_skills::data::ActorKind;
 
 use super::*;
+use crate::fixtures::servers::TestDatabase;
 use crate::fixtures::{Episode, episode, identity, tenant};
 
 const NOW: u64 = 1_800_000_000_000;
 
-async fn opened(folder: &Path) -> Metadata {
-    let metadata = Metadata::open(&folder.join("metadata.sqlite")).await.unwrap();
-    metadata.add_tenant(&tenant(), NOW).await.unwrap();
-    metadata
+/// A database that no one has used.
+struct Database {
+    url: SecretUrl,
+    path: PathBuf,
+}
+
+impl Database {
+    async fn open(&self) -> Metadata {
+        let metadata = Metadata::open(self.url.clone(), self.path.clone()).await.unwrap();
+        metadata.add_tenant(&tenant(), NOW).await.unwrap();
+        metadata
+    }
+}
+
+/// Runs a test on each database that the hub can use.
+async fn each(test: impl AsyncFn(&Database)) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("metadata.sqlite");
+    test(&Database { url: SecretUrl::default(), path: path.clone() }).await;
+    if let Some(created) = TestDatabase::create().await {
+        test(&Database { url: created.url.clone(), path }).await;
+        created.drop().await;
+    }
 }
 
 fn pack_of(name: &str, episodes: &[&Episode]) -> NewPack {
@@ -30,121 +50,226 @@ fn pack_of(name: &str, episodes: &[&Episode]) -> NewPack {
 
 #[tokio::test]
 async fn a_recording_has_one_episode_for_ever() {
-    let folder = tempfile::tempdir().unwrap();
-    let metadata = opened(folder.path()).await;
-    let first = episode("r1", 0);
-    let mut second = first.clone();
-    second.manifest.outcome = Outcome::Failure;
-    let stored = Registered::Stored { stored_unix_ms: NOW };
-    let registered = metadata.register_pack(&tenant(), &pack_of("a", &[&first, &second]), NOW).await.unwrap();
-    assert_eq!(registered, [stored, Registered::Conflict]);
-    let again = metadata.register_pack(&tenant(), &pack_of("b", &[&first]), NOW + 1).await.unwrap();
-    assert_eq!(again, [stored], "the first time counts");
-    metadata.close().await;
-    let metadata = opened(folder.path()).await;
-    let page = metadata.episodes(&tenant(), &EpisodeFilter::default(), 10).await.unwrap();
-    let ids: Vec<EpisodeId> = page.episodes.iter().map(|episode| episode.id).collect();
-    assert_eq!((ids, page.next), (vec![first.manifest.id()], None));
+    each(async |database| {
+        let metadata = database.open().await;
+        let first = episode("r1", 0);
+        let mut second = first.clone();
+        second.manifest.outcome = Outcome::Failure;
+        let stored = Registered::Stored { stored_unix_ms: NOW };
+        let registered = metadata.register_pack(&tenant(), &pack_of("a", &[&first, &second]), NOW).await.unwrap();
+        assert_eq!(registered, [stored, Registered::Conflict]);
+        let again = metadata.register_pack(&tenant(), &pack_of("b", &[&first]), NOW + 1).await.unwrap();
+        assert_eq!(again, [stored], "the first time counts");
+        metadata.close().await;
+        let metadata = database.open().await;
+        let page = metadata.episodes(&tenant(), &EpisodeFilter::default(), 10).await.unwrap();
+        let ids: Vec<EpisodeId> = page.episodes.iter().map(|episode| episode.id).collect();
+        assert_eq!((ids, page.next), (vec![first.manifest.id()], None));
+        metadata.close().await;
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn an_episode_without_its_chunks_is_not_taken() {
-    let folder = tempfile::tempdir().unwrap();
-    let metadata = opened(folder.path()).await;
-    let mut pack = pack_of("a", &[&episode("r1", 0), &episode("r2", 0)]);
-    pack.chunks.truncate(3);
-    let registered = metadata.register_pack(&tenant(), &pack, NOW).await.unwrap();
-    assert_eq!(registered, [Registered::Stored { stored_unix_ms: NOW }, Registered::ChunkMissing]);
+    each(async |database| {
+        let metadata = database.open().await;
+        let mut pack = pack_of("a", &[&episode("r1", 0), &episode("r2", 0)]);
+        pack.chunks.truncate(3);
+        let registered = metadata.register_pack(&tenant(), &pack, NOW).await.unwrap();
+        assert_eq!(registered, [Registered::Stored { stored_unix_ms: NOW }, Registered::ChunkMissing]);
+        metadata.close().await;
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn filters_select_and_pages_continue() {
-    let folder = tempfile::tempdir().unwrap();
-    let metadata = opened(folder.path()).await;
-    let mut episodes: Vec<Episode> = (0..5).map(|ordinal| episode("r1", ordinal)).collect();
-    episodes[1].manifest.outcome = Outcome::Failure;
-    episodes[2].manifest.task = "weld".parse().unwrap();
-    let references: Vec<&Episode> = episodes.iter().collect();
-    metadata.register_pack(&tenant(), &pack_of("a", &references), NOW).await.unwrap();
-    let count = async |filter: EpisodeFilter| metadata.episode_count(&tenant(), &filter).await.unwrap();
-    let all = EpisodeFilter::default();
-    assert_eq!(count(all.clone()).await, 5);
-    assert_eq!(count(EpisodeFilter { outcomes: vec![Outcome::Success], ..all.clone() }).await, 4);
-    assert_eq!(count(EpisodeFilter { tasks: vec!["weld".parse().unwrap()], ..all.clone() }).await, 1);
-    assert_eq!(count(EpisodeFilter { robots: vec!["r2".parse().unwrap()], ..all.clone() }).await, 0);
-    assert_eq!(count(EpisodeFilter { actors: vec![ActorKind::Script], ..all.clone() }).await, 5);
-    assert_eq!(count(EpisodeFilter { endings: vec![EndingKind::Aborted], ..all.clone() }).await, 0);
-    let body = episodes[0].manifest.embodiment.id();
-    assert_eq!(count(EpisodeFilter { embodiments: vec![body], ..all.clone() }).await, 5);
-    assert_eq!(count(EpisodeFilter { ordinal_min: Some(1), ordinal_max: Some(3), ..all.clone() }).await, 3);
-    let first = metadata.episodes(&tenant(), &all, 3).await.unwrap();
-    assert_eq!((first.episodes.len(), first.next), (3, Some(3)));
-    let rest = EpisodeFilter { arrived_after: first.next, ..all };
-    let rest = metadata.episodes(&tenant(), &rest, 3).await.unwrap();
-    assert_eq!((rest.episodes.len(), rest.next), (2, None));
-    let other: zunft_protocol::TenantId = "other".parse().unwrap();
-    assert_eq!(metadata.episode_count(&other, &EpisodeFilter::default()).await.unwrap(), 0);
+    each(async |database| {
+        let metadata = database.open().await;
+        let mut episodes: Vec<Episode> = (0..5).map(|ordinal| episode("r1", ordinal)).collect();
+        episodes[1].manifest.outcome = Outcome::Failure;
+        episodes[2].manifest.task = "weld".parse().unwrap();
+        let references: Vec<&Episode> = episodes.iter().collect();
+        metadata.register_pack(&tenant(), &pack_of("a", &references), NOW).await.unwrap();
+        let count = async |filter: EpisodeFilter| metadata.episode_count(&tenant(), &filter).await.unwrap();
+        let all = EpisodeFilter::default();
+        assert_eq!(count(all.clone()).await, 5);
+        assert_eq!(count(EpisodeFilter { outcomes: vec![Outcome::Success], ..all.clone() }).await, 4);
+        assert_eq!(count(EpisodeFilter { tasks: vec!["weld".parse().unwrap()], ..all.clone() }).await, 1);
+        assert_eq!(count(EpisodeFilter { robots: vec!["r2".parse().unwrap()], ..all.clone() }).await, 0);
+        assert_eq!(count(EpisodeFilter { actors: vec![ActorKind::Script], ..all.clone() }).await, 5);
+        assert_eq!(count(EpisodeFilter { endings: vec![EndingKind::Aborted], ..all.clone() }).await, 0);
+        let body = episodes[0].manifest.embodiment.id();
+        assert_eq!(count(EpisodeFilter { embodiments: vec![body], ..all.clone() }).await, 5);
+        assert_eq!(count(EpisodeFilter { ordinal_min: Some(1), ordinal_max: Some(3), ..all.clone() }).await, 3);
+        let first = metadata.episodes(&tenant(), &all, 3).await.unwrap();
+        assert_eq!((first.episodes.len(), first.next), (3, Some(3)));
+        let rest = EpisodeFilter { arrived_after: first.next, ..all };
+        let rest = metadata.episodes(&tenant(), &rest, 3).await.unwrap();
+        assert_eq!((rest.episodes.len(), rest.next), (2, None));
+        let other: zunft_protocol::TenantId = "other".parse().unwrap();
+        assert_eq!(metadata.episode_count(&other, &EpisodeFilter::default()).await.unwrap(), 0);
+        metadata.close().await;
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn sequences_only_grow() {
-    let folder = tempfile::tempdir().unwrap();
-    let metadata = opened(folder.path()).await;
-    let robot = identity("r1").robot;
-    metadata.add_robot(&identity("r1"), NOW).await.unwrap();
-    assert_eq!(metadata.next_assignment(&tenant(), &robot, 1, NOW).await.unwrap(), None);
-    for (release, sequence) in [("push@1", 1), ("weld@1", 2), ("push@2", 3)] {
-        metadata.assign(&tenant(), std::slice::from_ref(&robot), &release.parse().unwrap(), NOW).await.unwrap();
-        assert_eq!(metadata.assignment(&tenant(), &robot).await.unwrap().unwrap().sequence, sequence);
-    }
-    let renewed = metadata.next_assignment(&tenant(), &robot, 2, NOW + 1).await.unwrap().unwrap();
-    assert_eq!((renewed.sequence, renewed.updated_unix_ms), (4, NOW + 1));
-    assert_eq!(renewed.releases, ["push@2".parse().unwrap(), "weld@1".parse().unwrap()]);
-    let ahead = metadata.next_assignment(&tenant(), &robot, 9, NOW).await.unwrap().unwrap();
-    assert_eq!(ahead.sequence, 9);
+    each(async |database| {
+        let metadata = database.open().await;
+        let robot = identity("r1").robot;
+        metadata.add_robot(&identity("r1"), NOW).await.unwrap();
+        assert_eq!(metadata.next_assignment(&tenant(), &robot, 1, NOW).await.unwrap(), None);
+        for (release, sequence) in [("push@1", 1), ("weld@1", 2), ("push@2", 3)] {
+            metadata.assign(&tenant(), std::slice::from_ref(&robot), &release.parse().unwrap(), NOW).await.unwrap();
+            assert_eq!(metadata.assignment(&tenant(), &robot).await.unwrap().unwrap().sequence, sequence);
+        }
+        let renewed = metadata.next_assignment(&tenant(), &robot, 2, NOW + 1).await.unwrap().unwrap();
+        assert_eq!((renewed.sequence, renewed.updated_unix_ms), (4, NOW + 1));
+        assert_eq!(renewed.releases, ["push@2".parse().unwrap(), "weld@1".parse().unwrap()]);
+        let ahead = metadata.next_assignment(&tenant(), &robot, 9, NOW).await.unwrap().unwrap();
+        assert_eq!(ahead.sequence, 9);
+        metadata.close().await;
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_robot_stays_at_its_site_and_needs_a_known_certificate() {
-    let folder = tempfile::tempdir().unwrap();
-    let metadata = opened(folder.path()).await;
-    let home = identity("r1");
-    let mut away = home.clone();
-    away.site = "ulm".parse().unwrap();
-    assert_eq!(metadata.add_robot(&home, NOW).await.unwrap(), home.site);
-    assert_eq!(metadata.add_robot(&away, NOW).await.unwrap(), home.site);
-    metadata.add_certificate(&home, "0a", NOW, NOW + 1).await.unwrap();
-    assert!(metadata.knows_certificate(&home, "0a").await.unwrap());
-    assert!(!metadata.knows_certificate(&home, "0b").await.unwrap());
-    assert!(!metadata.knows_certificate(&away, "0a").await.unwrap());
+    each(async |database| {
+        let metadata = database.open().await;
+        let home = identity("r1");
+        let mut away = home.clone();
+        away.site = "ulm".parse().unwrap();
+        assert_eq!(metadata.add_robot(&home, NOW).await.unwrap(), home.site);
+        assert_eq!(metadata.add_robot(&away, NOW).await.unwrap(), home.site);
+        metadata.add_certificate(&home, "0a", NOW, NOW + 1).await.unwrap();
+        assert!(metadata.knows_certificate(&home, "0a").await.unwrap());
+        assert!(!metadata.knows_certificate(&home, "0b").await.unwrap());
+        assert!(!metadata.knows_certificate(&away, "0a").await.unwrap());
+        metadata.close().await;
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn runs_are_kept_as_they_last_were() {
-    let folder = tempfile::tempdir().unwrap();
-    let metadata = opened(folder.path()).await;
-    let mut run = RunRecord {
-        run: 9,
-        skill: "push".parse().unwrap(),
-        snapshot: SnapshotId::from_bytes([7; 32]),
-        state: RunState::Queued,
-        config: serde_json::json!({ "steps": 10 }),
-        progress: serde_json::Value::Null,
-        error: None,
-        release: None,
-        created_unix_ms: NOW,
-        updated_unix_ms: NOW,
-    };
-    metadata.put_run(&tenant(), &run).await.unwrap();
-    run.state = RunState::Succeeded;
-    run.release = Some("push@1".parse().unwrap());
-    metadata.put_run(&tenant(), &run).await.unwrap();
-    assert_eq!(metadata.runs(&tenant(), None, 5).await.unwrap(), [run.clone()]);
-    assert_eq!(metadata.run(&tenant(), 9).await.unwrap(), Some(run.clone()));
+    each(async |database| {
+        let metadata = database.open().await;
+        let mut run = RunRecord {
+            run: 9,
+            skill: "push".parse().unwrap(),
+            snapshot: SnapshotId::from_bytes([7; 32]),
+            state: RunState::Queued,
+            config: serde_json::json!({ "steps": 10 }),
+            progress: serde_json::Value::Null,
+            error: None,
+            release: None,
+            created_unix_ms: NOW,
+            updated_unix_ms: NOW,
+        };
+        metadata.put_run(&tenant(), &run).await.unwrap();
+        run.state = RunState::Succeeded;
+        run.release = Some("push@1".parse().unwrap());
+        metadata.put_run(&tenant(), &run).await.unwrap();
+        assert_eq!(metadata.runs(&tenant(), None, 5).await.unwrap(), [run.clone()]);
+        assert_eq!(metadata.run(&tenant(), 9).await.unwrap(), Some(run.clone()));
 
-    let waiting = RunRecord { run: 10, state: RunState::Queued, ..run.clone() };
-    metadata.put_run(&tenant(), &waiting).await.unwrap();
-    assert_eq!(metadata.unfinished_runs().await.unwrap(), [(tenant(), waiting.clone())]);
-    assert_eq!(metadata.runs(&tenant(), None, 1).await.unwrap(), [waiting]);
-    assert_eq!(metadata.runs(&tenant(), Some(10), 5).await.unwrap(), [run]);
+        let waiting = RunRecord { run: 10, state: RunState::Queued, ..run.clone() };
+        metadata.put_run(&tenant(), &waiting).await.unwrap();
+        assert_eq!(metadata.unfinished_runs().await.unwrap(), [(tenant(), waiting.clone())]);
+        assert_eq!(metadata.runs(&tenant(), None, 1).await.unwrap(), [waiting]);
+        assert_eq!(metadata.runs(&tenant(), Some(10), 5).await.unwrap(), [run]);
+        metadata.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_rival_episodes_of_one_recording_exactly_one_wins() {
+    each(async |database| {
+        let metadata = database.open().await;
+        let rivals: Vec<Episode> = (0..12)
+            .map(|rival| {
+                let mut episode = episode("r1", 0);
+                episode.manifest.interventions = Vec::new();
+                episode.manifest.ordinal = rival;
+                episode
+            })
+            .collect();
+        let packs: Vec<NewPack> =
+            rivals.iter().map(|rival| pack_of(&rival.manifest.ordinal.to_string(), &[rival])).collect();
+        let registering =
+            packs.iter().map(|pack| async { metadata.register_pack(&tenant(), pack, NOW).await.unwrap()[0] });
+        let outcomes = futures::future::join_all(registering).await;
+        let won: Vec<usize> = (0..12).filter(|&i| outcomes[i] == Registered::Stored { stored_unix_ms: NOW }).collect();
+        assert_eq!(won.len(), 1, "{outcomes:?}");
+        assert_eq!(outcomes.iter().filter(|&&outcome| outcome == Registered::Conflict).count(), 11);
+        let (winner, _) =
+            metadata.episode_of_recording(&tenant(), rivals[0].manifest.recording).await.unwrap().unwrap();
+        assert_eq!(winner, rivals[won[0]].manifest.id());
+        metadata.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pack_with_more_chunks_than_fit_into_one_statement_is_registered_whole() {
+    each(async |database| {
+        let metadata = database.open().await;
+        let episode = episode("r1", 0);
+        let mut pack = pack_of("a", &[&episode]);
+        let ids: Vec<zunft_protocol::ChunkId> =
+            (0..2500_u32).map(|i| zunft_protocol::ChunkId::of(&i.to_le_bytes())).collect();
+        pack.chunks.extend(ids.iter().map(|&id| NewChunk { id, position: 8, bytes: 4 }));
+        metadata.register_pack(&tenant(), &pack, NOW).await.unwrap();
+        let absent = zunft_protocol::ChunkId::of(b"absent");
+        let asked: Vec<_> = ids.iter().copied().chain([absent]).collect();
+        let present = metadata.present_chunks(&tenant(), &asked).await.unwrap();
+        assert_eq!(present, ids.into_iter().collect());
+        metadata.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn postgres_belongs_to_one_hub_and_to_the_next_when_that_is_gone() {
+    let Some(created) = TestDatabase::create().await else { return };
+    let first = Metadata::open(created.url.clone(), PathBuf::new()).await.unwrap();
+    let second = Metadata::open(created.url.clone(), PathBuf::new()).await;
+    assert!(matches!(second, Err(MetadataError::InUse { .. })), "{second:?}");
+    first.close().await;
+    let second = Metadata::open(created.url.clone(), PathBuf::new()).await.unwrap();
+    second.add_tenant(&tenant(), NOW).await.unwrap();
+    created.disconnect_all().await;
+    // A server that restarts costs at most the transactions under way.
+    assert_eq!(second.tenants().await.unwrap(), [tenant()]);
+    let mut answer = second.add_tenant(&"other".parse().unwrap(), NOW).await;
+    if answer.is_err() {
+        answer = second.add_tenant(&"other".parse().unwrap(), NOW).await;
+    }
+    answer.unwrap();
+    second.close().await;
+    created.drop().await;
+}
+
+#[tokio::test]
+async fn postgres_that_would_lose_commits_is_refused_by_the_name_of_its_setting() {
+    let Some(created) = TestDatabase::create().await else { return };
+    created.set("synchronous_commit", "off").await;
+    let refused = Metadata::open(created.url.clone(), PathBuf::new()).await.unwrap_err();
+    assert!(matches!(refused, MetadataError::Undurable { setting: "synchronous_commit", .. }), "{refused}");
+    created.drop().await;
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_be_reached_is_named_without_its_password() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = SecretUrl::from(format!("postgres://zunft:sesame@{closed}/guild").as_str());
+    let error = Metadata::open(url, PathBuf::new()).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains(&closed.to_string()) && text.contains("guild") && text.contains("metadata.url"), "{text}");
+    assert!(!crate::causes::with_causes(&error).contains("sesame") && !format!("{error:?}").contains("sesame"));
 }

@@ -16,7 +16,7 @@ use zunft_protocol::ids::{ChunkId, Digest, EpisodeId, TenantId};
 use zunft_protocol::message::ChunkBytes;
 
 use super::pack::{EntryKind, Pack, PackBuilder};
-use super::{Store, StoreError, disk_is_full, pack_key};
+use super::{Store, StoreError, pack_key};
 use crate::clock;
 use crate::metadata::{Metadata, MetadataError, NewChunk, NewEpisode, NewPack, Registered};
 
@@ -74,12 +74,34 @@ impl std::fmt::Debug for Waiting {
     }
 }
 
+/// Where packs are registered: the metadata, or a model of it.
+pub(crate) trait Register: Send + Sync {
+    /// Takes a durable pack in, all of it or, on an error, nothing; durable when this returns.
+    fn register(
+        &self,
+        tenant: &TenantId,
+        pack: &NewPack,
+        now_unix_ms: u64,
+    ) -> impl Future<Output = Result<Vec<Registered>, MetadataError>> + Send;
+}
+
+impl Register for Metadata {
+    async fn register(
+        &self,
+        tenant: &TenantId,
+        pack: &NewPack,
+        now_unix_ms: u64,
+    ) -> Result<Vec<Registered>, MetadataError> {
+        self.register_pack(tenant, pack, now_unix_ms).await
+    }
+}
+
 /// The committing task's part.
 #[derive(Debug)]
-pub(crate) struct CommitTask {
+pub(crate) struct CommitTask<R = Metadata> {
     queue: mpsc::Receiver<Waiting>,
     store: Store,
-    metadata: Metadata,
+    metadata: R,
     interval: Duration,
     pack_bytes_max: usize,
     /// Whether the last commit failed: the log tells of the change, not of every episode.
@@ -88,12 +110,12 @@ pub(crate) struct CommitTask {
 
 impl Committer {
     /// A committer and the task that it needs; the task ends when every committer is gone.
-    pub(crate) fn new(
+    pub(crate) fn new<R: Register>(
         store: Store,
-        metadata: Metadata,
+        metadata: R,
         interval: Duration,
         pack_bytes_max: usize,
-    ) -> (Self, CommitTask) {
+    ) -> (Self, CommitTask<R>) {
         let (sender, queue) = mpsc::channel(QUEUE_MAX);
         (Self { queue: sender }, CommitTask { queue, store, metadata, interval, pack_bytes_max, failing: false })
     }
@@ -106,7 +128,7 @@ impl Committer {
     }
 }
 
-impl CommitTask {
+impl<R: Register> CommitTask<R> {
     /// Commits until every committer is gone.
     pub(crate) async fn run(mut self) {
         while let Some(first) = self.queue.recv().await {
@@ -140,7 +162,7 @@ impl CommitTask {
             batch.into_iter().map(|waiting| (waiting.submission, waiting.answer)).unzip();
         let results = match write_pack(&self.store, tenant, submissions).await {
             Err(error) => Err(self.store_failed(&error)),
-            Ok(pack) => match self.metadata.register_pack(tenant, &pack, clock::unix_millis()).await {
+            Ok(pack) => match self.metadata.register(tenant, &pack, clock::unix_millis()).await {
                 Err(error) => Err(self.metadata_failed(&error)),
                 Ok(registered) => Ok(registered),
             },
@@ -170,9 +192,7 @@ impl CommitTask {
     }
 
     fn metadata_failed(&mut self, error: &MetadataError) -> CommitError {
-        // SQLite reports a full disk in its own words.
-        let full = disk_is_full(error) || error_text(error).contains("database or disk is full");
-        self.failed(full, error)
+        self.failed(error.is_full(), error)
     }
 
     fn failed(&mut self, full: bool, error: &dyn std::error::Error) -> CommitError {
@@ -209,7 +229,7 @@ fn by_tenant(batch: Vec<Waiting>) -> BTreeMap<TenantId, Vec<Waiting>> {
 }
 
 /// Writes the submissions as one pack, durable when this returns; the metadata does not know it yet.
-pub(super) async fn write_pack(
+pub(crate) async fn write_pack(
     store: &Store,
     tenant: &TenantId,
     submissions: Vec<Submission>,
@@ -246,3 +266,6 @@ fn build_pack(tenant: TenantId, submissions: Vec<Submission>) -> (Pack, NewPack)
     let new = NewPack { pack: pack.digest, bytes: pack.bytes, chunks, episodes };
     (pack, new)
 }
+
+#[cfg(test)]
+mod crash_model;

@@ -28,7 +28,7 @@ const HEADER: [u8; 8] = [b'Z', b'N', b'P', b'K', 1, 0, 0, 0];
 const END: [u8; 8] = *b"ZNPKEND1";
 
 /// What an entry is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EntryKind {
     /// A chunk of some stream.

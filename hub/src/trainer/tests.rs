@@ -80,7 +80,7 @@ impl World {
     }
 
     async fn start(&self) -> Life {
-        let metadata = Metadata::open(&self.folder.path().join("metadata.sqlite")).await.unwrap();
+        let metadata = Metadata::open_file(&self.folder.path().join("metadata.sqlite")).await.unwrap();
         metadata.add_tenant(&tenant(), 0).await.unwrap();
         let trainer = Trainer::new(metadata, self.folder.path().join("runs"), Arc::clone(&self.bench) as _);
         let (handle, stop) = (trainer.handle(), CancellationToken::new());
@@ -222,7 +222,7 @@ async fn unpublished_run_can_be_published_once() {
 #[tokio::test]
 async fn queue_is_bounded_and_waiting_runs_are_stopped_at_once() {
     let world = World::new();
-    let metadata = Metadata::open(&world.folder.path().join("metadata.sqlite")).await.unwrap();
+    let metadata = Metadata::open_file(&world.folder.path().join("metadata.sqlite")).await.unwrap();
     metadata.add_tenant(&tenant(), 0).await.unwrap();
     // Nothing takes runs out of this queue.
     let trainer = Trainer::new(metadata, world.folder.path().join("runs"), Arc::clone(&world.bench) as _);
