@@ -4,6 +4,7 @@
 mod tests;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::activity::{self, Activity};
 use crate::clock::RobotClock;
 use crate::config::{Config, ConfigError};
 use crate::data_dir::{DataDir, DataDirError};
@@ -19,6 +21,7 @@ use crate::embodiment::{Body, BodyError};
 use crate::events::Events;
 use crate::identity::{self, Identity, IdentityError};
 use crate::local::{self, ListenError, LocalServer};
+use crate::metrics::MetricsServer;
 use crate::releases::{Fetch, Releases, StoreError, Surroundings};
 use crate::spool::Spool;
 use crate::status::{Sources, Status};
@@ -63,6 +66,15 @@ pub enum StartError {
     /// The socket.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The port for numbers.
+    #[error("could not listen at {address} (config key metrics.listen); is the port in use? choose another")]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Threads or signals.
     #[error("the system gave no {what}")]
     System {
@@ -85,6 +97,7 @@ pub struct Handle {
     releases: Releases,
     spool: Spool,
     sources: Sources,
+    metrics: Option<MetricsServer>,
     /// Held to the end: the folder is ours as long as anything may write to it.
     data_dir: DataDir,
 }
@@ -105,6 +118,7 @@ impl Agent {
         let clock = Arc::new(RobotClock::new());
         let body = Arc::new(Body::open(config.embodiment.as_deref(), data_dir.join("embodiment.json"))?);
         let events = Arc::new(Events::default());
+        let acting = Arc::new(Activity::new(activity::now()));
         let hub = Arc::new(SharedStatus::default());
         let spool_folder = data_dir.join("spool");
         let spool = Spool::start(&spool_folder, &config.spool, identity.clone())
@@ -124,6 +138,7 @@ impl Agent {
             releases: Releases::none(),
             spool: spool.clone(),
             sources: sources.clone(),
+            metrics: None,
             data_dir,
         };
         let (from_hub, link) = uplink::fetch_link();
@@ -139,7 +154,7 @@ impl Agent {
         }
         sources.releases = handle.releases.clone();
         handle.sources = sources.clone();
-        handle.uplink = start_uplink(config, &sources, link)?;
+        handle.uplink = start_uplink(config, &sources, Arc::clone(&acting), link)?;
         let for_status = sources.clone();
         let services = local::Services {
             spool,
@@ -147,8 +162,10 @@ impl Agent {
             body,
             clock,
             events,
+            activity: acting,
             status: Box::new(move || for_status.status()),
         };
+        handle.metrics = start_metrics(config, &sources)?;
         handle.local = Some(LocalServer::start(&config.socket, listener, services)?);
         let Identity { tenant, site, robot } = identity;
         tracing::info!(%tenant, %site, %robot, socket = %config.socket.display(), "agent runs");
@@ -168,6 +185,7 @@ impl Handle {
     }
 
     fn stop_all(&mut self) {
+        drop(self.metrics.take());
         if let Some(local) = self.local.take() {
             local.stop();
         }
@@ -190,9 +208,21 @@ impl Drop for Handle {
     }
 }
 
+fn start_metrics(config: &Config, sources: &Sources) -> Result<Option<MetricsServer>, StartError> {
+    let Some(address) = config.metrics.listen else { return Ok(None) };
+    let sources = sources.clone();
+    let started = MetricsServer::start(address, move || sources.status());
+    started.map(Some).map_err(|source| StartError::Metrics { address, source })
+}
+
 type StartedUplink = Option<(Runtime, CancellationToken, tokio::task::JoinHandle<()>)>;
 
-fn start_uplink(config: &Config, sources: &Sources, link: FetchLink) -> Result<StartedUplink, StartError> {
+fn start_uplink(
+    config: &Config,
+    sources: &Sources,
+    activity: Arc<Activity>,
+    link: FetchLink,
+) -> Result<StartedUplink, StartError> {
     let Some(address) = config.hub.address.clone() else {
         tracing::info!("no hub.address: the agent works offline");
         return Ok(None);
@@ -204,12 +234,14 @@ fn start_uplink(config: &Config, sources: &Sources, link: FetchLink) -> Result<S
         key: needed(&config.hub.key),
     };
     let server_name = config.hub.server_name.clone();
-    let target = Target { address, server_name, credentials, upload: config.upload.clone() };
+    let ping_interval_ms = config.hub.ping_interval_ms;
+    let target = Target { address, server_name, credentials, ping_interval_ms, upload: config.upload.clone() };
     let services = uplink::Services {
         spool: sources.spool.clone(),
         releases: sources.releases.clone(),
         body: Arc::clone(&sources.body),
         clock: Arc::clone(&sources.clock),
+        activity,
         state: Arc::clone(&sources.hub),
     };
     let uplink = Uplink::new(target, services, sources.identity.tenant.clone(), link)?;

@@ -61,6 +61,21 @@ impl RobotClock {
         }
     }
 
+    /// Seconds since midnight by the robot's local time, if it knows the time.
+    pub fn local_secs_of_day(&self) -> Option<u32> {
+        if self.wall_quality() == WallQuality::Implausible {
+            return None;
+        }
+        let unix_secs = libc::time_t::try_from(wall().as_secs()).ok()?;
+        #[expect(unsafe_code, reason = "the standard library knows no time zones")]
+        // SAFETY: an all-zero tm is valid, both pointers live through the call, and it writes into the second only.
+        let local = unsafe {
+            let mut local: libc::tm = std::mem::zeroed();
+            (!libc::localtime_r(&raw const unix_secs, &raw mut local).is_null()).then_some(local)?
+        };
+        u32::try_from(local.tm_hour * 3600 + local.tm_min * 60 + local.tm_sec).ok()
+    }
+
     /// The beginning of an episode whose first step was taken at `monotonic_ns` and has arrived just now.
     pub fn episode_begins(&self, monotonic_ns: u64) -> Clock {
         Clock {
@@ -117,6 +132,7 @@ mod tests {
             RobotClock { boot: read_boot_id(), build_unix_secs: u64::MAX / 4, hub_unix_secs: AtomicU64::new(0) };
         assert_eq!(clock.trusted_unix_secs(), u64::MAX / 4);
         assert_eq!(clock.wall_quality(), WallQuality::Implausible);
+        assert_eq!(clock.local_secs_of_day(), None);
         clock.hub_signed(u64::MAX / 2);
         clock.hub_signed(5);
         assert_eq!(clock.trusted_unix_secs(), u64::MAX / 2);
@@ -128,5 +144,8 @@ mod tests {
         let begin = RobotClock::new().episode_begins(7);
         assert_eq!(begin.begin_monotonic_ns, 7);
         assert!(begin.begin_wall_ns > 0);
+        let known = RobotClock { build_unix_secs: 0, ..RobotClock::new() };
+        // A leap second is the 61st.
+        assert!(known.local_secs_of_day().is_some_and(|secs| secs <= 86_400));
     }
 }

@@ -3,12 +3,14 @@
 //! `ZUNFT_AGENT__SPOOL__BYTES_MAX=...` overrides `bytes_max` of `[spool]`. docs/agent.toml shows every key.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
-use zunft_protocol::ids::TaskName;
+use zunft_protocol::TaskName;
+use zunft_protocol::session::policy::{UploadPolicy, Window};
 
 use crate::spool::{SEGMENT_BYTES_MIN, SEGMENTS_MAX};
 
@@ -32,6 +34,18 @@ pub struct Config {
     pub spool: SpoolConfig,
     /// How episodes are sent.
     pub upload: UploadConfig,
+    /// The agent's numbers for others.
+    pub metrics: MetricsConfig,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// TCP address and port at which the numbers are answered in Prometheus' text format, without asking who asks: keep
+    /// it on loopback. Without it they are not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
 }
 
 /// `[hub]`
@@ -52,11 +66,20 @@ pub struct HubConfig {
     /// The certificate's private key (PEM). Needed with `address`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<PathBuf>,
+    /// Milliseconds between two signs of life that are asked of the hub; their round trip is in the status.
+    pub ping_interval_ms: u64,
 }
 
 impl Default for HubConfig {
     fn default() -> Self {
-        Self { address: None, server_name: "zunft-hub".into(), ca: None, certificate: None, key: None }
+        Self {
+            address: None,
+            server_name: "zunft-hub".into(),
+            ca: None,
+            certificate: None,
+            key: None,
+            ping_interval_ms: 10_000,
+        }
     }
 }
 
@@ -113,11 +136,71 @@ pub struct UploadConfig {
     pub reconnect_secs_min: u64,
     /// Seconds between two attempts, at most.
     pub reconnect_secs_max: u64,
+    /// Most bytes a second to the hub, counted in UDP payload: retransmissions, reports and handshakes too.
+    ///
+    /// Held within 5 % over any ten seconds. Without it, QUIC's congestion control alone sets the pace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second_max: Option<u64>,
+    /// The same while a control program asks for actions, and for three seconds after; the lower of the two holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second_max_acting: Option<u64>,
+    /// Whether every byte costs: then only episodes whose outcome is known are sent, and those with interventions.
+    pub metered: bool,
+    /// Tasks whose episodes stay on this robot: they are never offered to a hub.
+    pub keep_on_site_tasks: Vec<TaskName>,
+    /// Times of day in which episodes are sent; none: at any time. A robot that does not know the time sends.
+    pub windows: Vec<WindowConfig>,
+}
+
+/// `[[upload.windows]]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WindowConfig {
+    /// Local time of day at which it begins, `HH:MM`.
+    pub from: String,
+    /// Local time of day at which it ends; earlier than `from`: on the next day.
+    pub to: String,
+}
+
+impl WindowConfig {
+    fn window(&self) -> Result<Window, String> {
+        let minute = |text: &str| {
+            let (hours, minutes) = text.split_once(':')?;
+            let (hours, minutes): (u16, u16) = (hours.parse().ok()?, minutes.parse().ok()?);
+            (hours < 24 && minutes < 60).then_some(hours * 60 + minutes)
+        };
+        let of =
+            |text: &String| minute(text).ok_or_else(|| format!("has {text:?}; use a time of day such as \"22:30\""));
+        Window::new(of(&self.from)?, of(&self.to)?).map_err(|error| error.to_string())
+    }
+}
+
+impl UploadConfig {
+    /// The cap while the robot acts or rests.
+    pub(crate) fn bytes_per_second(&self, acting: bool) -> Option<u64> {
+        let acting = self.bytes_per_second_max_acting.filter(|_| acting);
+        [self.bytes_per_second_max, acting].into_iter().flatten().min()
+    }
+
+    /// What the session has to keep to.
+    pub(crate) fn policy(&self) -> UploadPolicy {
+        // Windows that are none were refused when the configuration was checked.
+        let windows = self.windows.iter().filter_map(|window| window.window().ok()).collect();
+        UploadPolicy { windows, metered: self.metered }
+    }
 }
 
 impl Default for UploadConfig {
     fn default() -> Self {
-        Self { reconnect_secs_min: 1, reconnect_secs_max: 60 }
+        Self {
+            reconnect_secs_min: 1,
+            reconnect_secs_max: 60,
+            bytes_per_second_max: None,
+            bytes_per_second_max_acting: None,
+            metered: false,
+            keep_on_site_tasks: Vec::new(),
+            windows: Vec::new(),
+        }
     }
 }
 
@@ -131,6 +214,7 @@ impl Default for Config {
             hub: HubConfig::default(),
             spool: SpoolConfig::default(),
             upload: UploadConfig::default(),
+            metrics: MetricsConfig::default(),
         }
     }
 }
@@ -162,6 +246,9 @@ pub enum ConfigError {
         problem: String,
     },
 }
+
+/// Lowest bandwidth cap: below, a handshake takes longer than hub and agent wait for it.
+const BYTES_PER_SECOND_MIN: u64 = 4096;
 
 /// Longest path of a Unix socket on Linux, without its closing zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -227,9 +314,26 @@ impl Config {
         if !(1..=60_000).contains(&sync_interval_ms) {
             return wrong("spool.sync_interval_ms", format!("is {sync_interval_ms}; use 1 to 60000"));
         }
-        let UploadConfig { reconnect_secs_min, reconnect_secs_max } = self.upload;
+        if self.hub.ping_interval_ms == 0 {
+            return wrong("hub.ping_interval_ms", "is 0; use at least 1".into());
+        }
+        let UploadConfig { reconnect_secs_min, reconnect_secs_max, .. } = self.upload;
         if reconnect_secs_min == 0 || reconnect_secs_min > reconnect_secs_max {
             return wrong("upload.reconnect_secs_min", "must be at least 1 and at most reconnect_secs_max".into());
+        }
+        for (key, rate) in [
+            ("upload.bytes_per_second_max", self.upload.bytes_per_second_max),
+            ("upload.bytes_per_second_max_acting", self.upload.bytes_per_second_max_acting),
+        ] {
+            if let Some(rate) = rate.filter(|&rate| rate < BYTES_PER_SECOND_MIN) {
+                return wrong(
+                    key,
+                    format!("is {rate}; use at least {BYTES_PER_SECOND_MIN}, or leave it out for no cap"),
+                );
+            }
+        }
+        if let Some(problem) = self.upload.windows.iter().find_map(|window| window.window().err()) {
+            return wrong("upload.windows", problem);
         }
         Ok(())
     }
@@ -259,9 +363,28 @@ mod tests {
         let path = || Some(PathBuf::from("x"));
         (all.root, all.embodiment) = (path(), path());
         all.hub = HubConfig { address: Some("x".into()), ca: path(), certificate: path(), key: path(), ..all.hub };
+        (all.upload.bytes_per_second_max, all.upload.bytes_per_second_max_acting) = (Some(5000), Some(5000));
+        all.metrics.listen = Some(([127, 0, 0, 1], 9470).into());
+        all.upload.windows = vec![WindowConfig { from: "22:00".into(), to: "06:00".into() }];
         for key in all.to_toml().lines().filter_map(|line| line.split_once(" = ")) {
             assert!(text.contains(&format!("{} = ", key.0)), "docs/agent.toml says nothing about {}", key.0);
         }
+    }
+
+    #[test]
+    fn the_lower_cap_holds_while_the_robot_acts() {
+        let capped = |max, acting| {
+            let upload = UploadConfig {
+                bytes_per_second_max: max,
+                bytes_per_second_max_acting: acting,
+                ..UploadConfig::default()
+            };
+            (upload.bytes_per_second(false), upload.bytes_per_second(true))
+        };
+        assert_eq!(capped(None, None), (None, None));
+        assert_eq!(capped(Some(9), Some(5)), (Some(9), Some(5)));
+        assert_eq!(capped(Some(9), Some(50)), (Some(9), Some(9)));
+        assert_eq!(capped(None, Some(5)), (None, Some(5)));
     }
 
     #[test]
@@ -288,6 +411,9 @@ mod tests {
         refused(&format!("{hub}[spool]\nwhen_full = \"panic\"\n"), "when_full");
         refused(&format!("{hub}[spool]\npinned_tasks = [\"No Task\"]\n"), "pinned_tasks");
         refused(&format!("{hub}[upload]\nreconnect_secs_min = 0\n"), "upload.reconnect_secs_min");
+        refused(&format!("{hub}[upload]\nbytes_per_second_max = 10\n"), "upload.bytes_per_second_max");
+        refused(&format!("{hub}[[upload.windows]]\nfrom = \"25:00\"\nto = \"6:00\"\n"), "25:00");
+        refused(&format!("{hub}[[upload.windows]]\nfrom = \"6:00\"\nto = \"6:00\"\n"), "upload.windows");
         refused(&format!("socket = \"/{}\"\n{hub}", "x".repeat(200)), "socket");
         let missing = Config::load(Path::new("/nowhere/agent.toml")).unwrap_err().to_string();
         assert!(missing.contains("/nowhere/agent.toml"), "{missing}");

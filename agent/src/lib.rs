@@ -8,6 +8,7 @@
 //!
 //! It knows nothing of training, and never imports the hub.
 
+mod activity;
 pub mod agent;
 pub mod clock;
 pub mod config;
@@ -16,6 +17,7 @@ pub mod embodiment;
 mod events;
 pub mod identity;
 pub mod local;
+mod metrics;
 pub mod policy;
 pub mod releases;
 pub mod spool;

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use self::connection::Connection;
+use crate::activity::Activity;
 use crate::clock::RobotClock;
 use crate::embodiment::Body;
 use crate::events::Events;
@@ -64,6 +65,7 @@ pub(crate) struct Services {
     pub(crate) body: Arc<Body>,
     pub(crate) clock: Arc<RobotClock>,
     pub(crate) events: Arc<Events>,
+    pub(crate) activity: Arc<Activity>,
     /// Answers STATUS.
     pub(crate) status: Box<dyn Fn() -> Status + Send + Sync>,
 }

@@ -129,6 +129,18 @@ pub fn describe(status: &serde_json::Value) -> String {
             text("/hub/last_receipt_unix_secs")
         ),
     ];
+    lines.push(format!(
+        "link       {} bytes/s, round trip {} ms (p99 {} ms), uploads {}, {} episodes kept on site",
+        text("/hub/bytes_per_second"),
+        text("/hub/round_trip_ms_p50"),
+        text("/hub/round_trip_ms_p99"),
+        if status.pointer("/hub/upload_window_open").and_then(serde_json::Value::as_bool) == Some(true) {
+            "allowed now"
+        } else {
+            "not allowed now"
+        },
+        text("/hub/episodes_kept_on_site")
+    ));
     if text("/spool/episodes_evicted") != "0" {
         lines.push(format!(
             "given up   {} episodes for want of room, {} of which the hub does not know yet",

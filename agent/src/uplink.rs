@@ -3,8 +3,10 @@
 //! Episodes go up in the order that the session decides; assignments come down; releases are fetched for the
 //! installer. A robot without a hub goes on recording and acting.
 
+mod cap;
 mod connection;
 mod download;
+mod silence;
 mod tls;
 mod upload;
 mod wire;
@@ -12,25 +14,28 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use quinn::{ConnectError, ConnectionError, Endpoint};
+use quinn::{ConnectError, ConnectionError, Endpoint, Runtime as _, TokioRuntime};
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use zunft_protocol::ids::EpisodeId;
 use zunft_protocol::message::{CloseCode, Report};
 use zunft_protocol::session::agent::{AgentEvent, AgentSession, UploadClass};
-use zunft_protocol::{Outcome, TenantId};
+use zunft_protocol::{Outcome, TaskName, TenantId};
 
+use self::cap::{Cap, CappedSocket};
 use self::connection::{Connection, ConnectionEnd};
 pub(crate) use self::download::HubFetch;
 use self::download::Request;
 pub(crate) use self::tls::Credentials;
 pub use self::tls::{TlsError, transport};
+use crate::activity::Activity;
 use crate::clock::RobotClock;
 use crate::config::UploadConfig;
 use crate::embodiment::Body;
@@ -39,6 +44,9 @@ use crate::spool::{Spool, StoredEpisode};
 
 /// Longest wait for a connection to stand; a hub that drops our packets answers nothing at all.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Round trips of which the quantiles are told: at the default interval, those of the last three hours.
+const ROUND_TRIPS_MAX: usize = 1024;
 
 /// Episodes looked up in the spool at a time.
 const LOOK_MAX: usize = 256;
@@ -58,8 +66,24 @@ pub struct HubStatus {
     pub episodes_durable: u64,
     /// Episodes that the hub refused since then; they stay in the spool.
     pub episodes_rejected: u64,
+    /// Whole episodes of tasks that stay on site (`upload.keep_on_site_tasks`): never offered.
+    pub episodes_kept_on_site: u64,
+    /// Bytes of their chunks.
+    pub bytes_kept_on_site: u64,
+    /// Whether the upload windows allow uploads now.
+    pub upload_window_open: bool,
     /// Bytes of chunks sent since then.
     pub bytes_uploaded: u64,
+    /// How long half of the hub's last thousand signs of life took at most, in milliseconds.
+    pub round_trip_ms_p50: Option<f64>,
+    /// And 99 of 100 of them.
+    pub round_trip_ms_p99: Option<f64>,
+    /// How often the hub was silent for so long that another port was tried.
+    pub port_changes: u64,
+    /// UDP bytes a second that left in the last ten seconds.
+    pub bytes_per_second: f64,
+    /// Signs of life since the agent started.
+    pub round_trips: u64,
 }
 
 /// See [`HubStatus::state`].
@@ -77,7 +101,7 @@ pub enum HubState {
 
 /// The status, shared with whoever asks.
 #[derive(Debug, Default)]
-pub(crate) struct SharedStatus(Mutex<HubStatus>);
+pub(crate) struct SharedStatus(Mutex<HubStatus>, Mutex<VecDeque<Duration>>);
 
 impl SharedStatus {
     fn lock(&self) -> MutexGuard<'_, HubStatus> {
@@ -85,17 +109,54 @@ impl SharedStatus {
     }
 
     pub(crate) fn status(&self) -> HubStatus {
-        self.lock().clone()
+        let mut status = self.lock().clone();
+        let mut times: Vec<Duration> = self.round_trips().iter().copied().collect();
+        times.sort_unstable();
+        let millis = |index: usize| times.get(index).map(|time| time.as_secs_f64() * 1e3);
+        status.round_trip_ms_p50 = millis(times.len() / 2);
+        status.round_trip_ms_p99 = millis(times.len().saturating_sub(1) * 99 / 100);
+        status
+    }
+
+    fn round_trips(&self) -> MutexGuard<'_, VecDeque<Duration>> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sent(&self, bytes: u64) {
         self.lock().bytes_uploaded += bytes;
     }
 
+    fn round_trip(&self, took: Duration) {
+        self.lock().round_trips += 1;
+        let mut times = self.round_trips();
+        if times.len() >= ROUND_TRIPS_MAX {
+            times.pop_front();
+        }
+        times.push_back(took);
+    }
+
     fn durable(&self, unix_secs: u64) {
         let mut status = self.lock();
         status.episodes_durable += 1;
         status.last_receipt_unix_secs = Some(unix_secs);
+    }
+
+    fn kept_on_site(&self, bytes: u64) {
+        let mut status = self.lock();
+        status.episodes_kept_on_site += 1;
+        status.bytes_kept_on_site += bytes;
+    }
+
+    fn port_changed(&self) {
+        self.lock().port_changes += 1;
+    }
+
+    fn rate(&self, bytes_per_second: f64) {
+        self.lock().bytes_per_second = bytes_per_second;
+    }
+
+    fn window(&self, open: bool) {
+        self.lock().upload_window_open = open;
     }
 
     fn rejected(&self) {
@@ -109,6 +170,7 @@ pub(crate) struct Services {
     pub(crate) releases: Releases,
     pub(crate) body: Arc<Body>,
     pub(crate) clock: Arc<RobotClock>,
+    pub(crate) activity: Arc<Activity>,
     pub(crate) state: Arc<SharedStatus>,
 }
 
@@ -132,13 +194,15 @@ impl Services {
 pub(crate) struct Uploads {
     session: AgentSession,
     episodes: BTreeMap<EpisodeId, StoredEpisode>,
-    /// Recordings that the session has heard of and the spool still holds.
+    /// Recordings that the session has heard of and the spool still holds, or that are never offered.
     told: BTreeSet<u64>,
+    /// Tasks of which nothing leaves the site.
+    keep_on_site: BTreeSet<TaskName>,
 }
 
 impl Uploads {
     /// Episodes in the spool that the session has not heard of.
-    fn look(&mut self, spool: &Spool) -> Vec<AgentEvent> {
+    fn look(&mut self, spool: &Spool, state: &SharedStatus) -> Vec<AgentEvent> {
         let oldest = spool.status().oldest_ordinal_waiting.unwrap_or(u64::MAX);
         self.told = self.told.split_off(&oldest);
         let mut events = Vec::new();
@@ -158,12 +222,19 @@ impl Uploads {
                 return events;
             }
             for stored in new {
+                self.told.insert(stored.ordinal);
+                if self.keep_on_site.contains(&stored.task) {
+                    state.kept_on_site(stored.chunk_bytes());
+                    continue;
+                }
                 let class = match stored.outcome {
-                    Outcome::Success | Outcome::Failure => UploadClass::Labelled,
+                    Outcome::Failure => UploadClass::Urgent,
+                    Outcome::Success if stored.intervened => UploadClass::Urgent,
+                    Outcome::Success => UploadClass::Labelled,
+                    Outcome::Unknown if stored.intervened => UploadClass::Urgent,
                     Outcome::Unknown => UploadClass::Bulk,
                 };
                 events.push(AgentEvent::Sealed { episode: stored.episode, class, ordinal: stored.ordinal });
-                self.told.insert(stored.ordinal);
                 self.episodes.insert(stored.episode, stored);
             }
         }
@@ -175,6 +246,7 @@ pub(crate) struct Target {
     pub(crate) address: String,
     pub(crate) server_name: String,
     pub(crate) credentials: Credentials,
+    pub(crate) ping_interval_ms: u64,
     pub(crate) upload: UploadConfig,
 }
 
@@ -184,8 +256,44 @@ pub(crate) struct Uplink {
     services: Services,
     tenant: TenantId,
     config: quinn::ClientConfig,
+    cap: Cap,
     requests: mpsc::Receiver<Request>,
     connected: watch::Sender<bool>,
+}
+
+/// The way that a connection takes: how fast it may go, and from which port.
+#[derive(Clone, Copy)]
+struct Way<'u> {
+    target: &'u Target,
+    cap: &'u Cap,
+    endpoint: &'u Endpoint,
+}
+
+impl Way<'_> {
+    fn ping_interval(&self) -> Duration {
+        Duration::from_millis(self.target.ping_interval_ms)
+    }
+
+    /// Sets the cap that holds while the robot acts, or rests.
+    fn set_cap(&self, acting: bool, now: Instant) {
+        self.cap.set(self.target.upload.bytes_per_second(acting), now);
+    }
+
+    /// Goes on from another port, and from whichever network there is.
+    fn change_port(&self) -> io::Result<()> {
+        let local = anywhere(self.endpoint.local_addr()?);
+        self.endpoint.rebind_abstract(capped_socket(local, self.cap)?)
+    }
+}
+
+/// Any port of any network, of the family of `address`.
+fn anywhere(address: SocketAddr) -> SocketAddr {
+    if address.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() }
+}
+
+fn capped_socket(local: SocketAddr, cap: &Cap) -> io::Result<Arc<CappedSocket>> {
+    let socket = TokioRuntime.wrap_udp_socket(UdpSocket::bind(local)?)?;
+    Ok(Arc::new(CappedSocket::new(socket, cap.clone())))
 }
 
 /// The installer's half of the uplink, made before the uplink itself.
@@ -206,13 +314,17 @@ impl Uplink {
     pub(crate) fn new(target: Target, services: Services, tenant: TenantId, link: FetchLink) -> Result<Self, TlsError> {
         let config = tls::client_config(&target.credentials, Arc::clone(&services.clock))?;
         let FetchLink { requests, connected } = link;
-        Ok(Self { target, services, tenant, config, requests, connected })
+        let cap = Cap::new(target.upload.bytes_per_second_max, now());
+        Ok(Self { target, services, tenant, config, cap, requests, connected })
     }
 
     /// Connects, serves and connects again, until told to stop.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let session = AgentSession::new(self.tenant.clone(), self.services.releases.assigners());
-        let mut uploads = Uploads { session, episodes: BTreeMap::new(), told: BTreeSet::new() };
+        let keep_on_site = self.target.upload.keep_on_site_tasks.iter().cloned().collect();
+        let mut uploads = Uploads { session, episodes: BTreeMap::new(), told: BTreeSet::new(), keep_on_site };
+        let orders = uploads.session.handle(AgentEvent::Policy(self.target.upload.policy()), now());
+        debug_assert!(orders.is_empty(), "without a hub there is nothing to do");
         {
             let mut status = self.services.state.lock();
             status.address = Some(self.target.address.clone());
@@ -233,6 +345,7 @@ impl Uplink {
             {
                 let mut status = self.services.state.lock();
                 status.state = HubState::Connecting;
+                status.bytes_per_second = 0.0;
                 status.last_error = Some(reason.clone());
             }
             if matches!(end, ConnectionEnd::Stopped) {
@@ -252,7 +365,8 @@ impl Uplink {
             Ok(connected) => connected,
             Err(reason) => return ConnectionEnd::Lost(reason),
         };
-        let opened = Connection::open(connection.clone(), &self.services, uploads, &mut self.requests).await;
+        let way = Way { target: &self.target, cap: &self.cap, endpoint: &endpoint };
+        let opened = Connection::open(connection.clone(), &self.services, uploads, &mut self.requests, way).await;
         let end = match opened {
             Ok(opened) => {
                 tracing::info!(hub = self.target.address, "hub connected");
@@ -281,9 +395,8 @@ impl Uplink {
             .collect();
         let mut last = format!("hub.address {address:?} resolves to nothing");
         for address in resolved {
-            let local: SocketAddr = if address.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
             let attempt = async {
-                let endpoint = Endpoint::client(local).map_err(|error| format!("no UDP socket: {error}"))?;
+                let endpoint = self.endpoint(anywhere(address)).map_err(|error| format!("no UDP socket: {error}"))?;
                 let connecting = endpoint
                     .connect_with(self.config.clone(), address, server_name)
                     .map_err(|error: ConnectError| format!("cannot connect to {address}: {error}"))?;
@@ -299,6 +412,12 @@ impl Uplink {
             }
         }
         Err(last)
+    }
+
+    /// An endpoint at `local` that keeps to the cap.
+    fn endpoint(&self, local: SocketAddr) -> io::Result<Endpoint> {
+        let socket = capped_socket(local, &self.cap)?;
+        Endpoint::new_with_abstract_socket(quinn::EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))
     }
 }
 

@@ -1,6 +1,6 @@
-//! The one place of the hub that reads the wall clock; everything that decides is given its answer.
+//! The one place of the hub that reads the clocks; everything that decides is given its answer.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since 1970, or 0 where the clock reads before that.
 #[expect(clippy::disallowed_methods, reason = "this is the shell that reads the clock for the others")]
@@ -11,4 +11,10 @@ pub fn unix_millis() -> u64 {
 /// Seconds since 1970, or 0 where the clock reads before that.
 pub fn unix_secs() -> u64 {
     unix_millis() / 1000
+}
+
+/// The monotonic clock.
+#[expect(clippy::disallowed_methods, reason = "this is the shell that reads the clock for the others")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
 }

@@ -10,6 +10,7 @@ mod episodes;
 mod error;
 mod evictions;
 mod extract;
+mod metrics;
 mod openapi;
 mod page;
 mod refusals;
@@ -136,6 +137,7 @@ pub fn router(
 fn guarded_routes() -> Routes {
     Routes::new()
         .get("/v1/status", status::status)
+        .get("/metrics", metrics::metrics)
         .get("/v1/events", status::events)
         .get("/v1/robots", robots::list)
         .post("/v1/robots", robots::add)

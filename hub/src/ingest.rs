@@ -3,6 +3,7 @@
 //! The tenant comes from the certificate, never from a message. What a connection carries is in `connection`; what is
 //! done with it is decided by `zunft_protocol::session`.
 
+mod broken;
 mod connection;
 mod downloads;
 mod reports;
@@ -26,8 +27,9 @@ use crate::clock;
 use crate::identity::{IdentityError, RobotIdentity, robot_of_certificate};
 use crate::metadata::MetadataError;
 use crate::services::{Change, LiveConnection, Services};
+pub(crate) use broken::Broken;
 use reports::Reports;
-pub use tls::{TlsError, server_config};
+pub use tls::{TlsError, server_config, transport};
 
 /// Handshakes under way before a robot must first show that it receives at the address that it sends from.
 ///
@@ -200,10 +202,16 @@ async fn serve(
     let changed = || Change::Robot { tenant: key.0.clone(), robot: key.1.clone() };
     info!(robot = %identity, "robot connected");
     services.announce(changed());
+    let streams = TaskTracker::new();
+    let tasks = (tasks, streams.clone());
     let reason = connection::run(identity, live.clone(), services.clone(), reports, stop, tasks).await;
     services.gone(&key, &live.connection);
     services.announce(changed());
     info!(%reason, "robot disconnected");
+    // Its streams are broken: what they leave is kept before the robot's next connection may ask for it.
+    streams.close();
+    streams.wait().await;
+    live.ended.cancel();
 }
 
 /// Completes the handshake and makes the connection the robot's live one.
@@ -236,7 +244,8 @@ async fn admit(
             return Err(error.into());
         }
     }
-    let live = LiveConnection { connection: connection.clone(), assigned: Arc::default() };
+    let live =
+        LiveConnection { connection: connection.clone(), assigned: Arc::default(), ended: CancellationToken::new() };
     let key = (identity.tenant.clone(), identity.robot.clone());
     let older = services.live(&key.0, &key.1);
     let alive = match &older {
@@ -249,6 +258,9 @@ async fn admit(
     }
     if let Some(older) = older {
         older.connection.close(code(CloseCode::DuplicateIdentity), b"silent, replaced by a newer connection");
+        if tokio::time::timeout(PROBE_MAX, older.ended.cancelled()).await.is_err() {
+            debug!("the older connection's last commit takes long; the robot will offer that episode again");
+        }
     }
     Ok((identity, live))
 }
@@ -286,8 +298,11 @@ async fn shows_life(connection: &quinn::Connection) -> bool {
 ///
 /// QUIC only tells the peer of a limit that grew by more than an eighth.
 fn probe_limit(probes: u64) -> Option<VarInt> {
+    if probes >= PROBES_MAX {
+        return None;
+    }
     let limit = (0..probes).fold(1, |limit: u64, _| limit + limit / 4 + 1);
-    if probes < PROBES_MAX { VarInt::from_u64(limit).ok() } else { None }
+    VarInt::from_u64(limit).ok()
 }
 
 #[cfg(test)]

@@ -1,13 +1,17 @@
 //! What the parts of a running hub share: store, metadata, keys, and who is connected.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio_util::sync::CancellationToken;
 use zunft_protocol::ids::{EpisodeId, ReleaseId, RobotId, TenantId};
 use zunft_protocol::limits::MANIFEST_BYTES_MAX;
+use zunft_protocol::session::hub::Kept;
 
+use crate::clock;
 use crate::config::HubConfig;
+use crate::ingest::Broken;
 use crate::metadata::Metadata;
 use crate::pki::{Pki, TenantKeys};
 use crate::store::{Committer, Store};
@@ -72,9 +76,14 @@ pub(crate) struct LiveConnection {
     pub(crate) connection: quinn::Connection,
     /// Wakes it when the robot's assignment changed.
     pub(crate) assigned: Arc<Notify>,
+    /// Cancelled when all its tasks have ended, and what its uploads left is kept.
+    pub(crate) ended: CancellationToken,
 }
 
-type RobotKey = (TenantId, RobotId);
+/// Which part of the ingest budget may hold what broken-off uploads left: one in so many.
+const BROKEN_SHARE: usize = 4;
+
+pub(crate) type RobotKey = (TenantId, RobotId);
 
 /// Everything that is shared.
 #[derive(Debug)]
@@ -90,6 +99,8 @@ pub(crate) struct Services {
     changes: broadcast::Sender<Change>,
     /// Over all robots.
     pub(crate) budget: Budget,
+    /// What uploads that broke off have left.
+    kept: Mutex<Broken>,
 }
 
 /// A bound on memory for experience that is not committed yet.
@@ -134,6 +145,7 @@ impl Services {
     ) -> Self {
         let budget = Budget::new(config.limits.ingest_bytes_max);
         let (changes, _) = broadcast::channel(CHANGES_MAX);
+        let kept = Mutex::new(Broken::new((config.limits.ingest_bytes_max / BROKEN_SHARE) as u64));
         Self {
             config,
             pki,
@@ -144,7 +156,32 @@ impl Services {
             live: Mutex::default(),
             changes,
             budget,
+            kept,
         }
+    }
+
+    /// A share of the memory over all robots. What broken-off uploads left makes room for those under way.
+    pub(crate) fn reserve(&self, bytes: u64) -> Option<BudgetShare> {
+        self.budget.reserve(bytes).or_else(|| {
+            self.broken().clear();
+            self.budget.reserve(bytes)
+        })
+    }
+
+    /// Keeps what a broken-off upload left, if there is room.
+    pub(crate) fn keep(&self, robot: &RobotKey, episode: EpisodeId, kept: Kept) {
+        if let Some(share) = self.budget.reserve(kept.bytes()) {
+            self.broken().keep(robot, episode, kept, share, clock::now());
+        }
+    }
+
+    /// What an earlier upload of the episode left.
+    pub(crate) fn take_kept(&self, robot: &RobotKey, episode: EpisodeId) -> Option<Kept> {
+        self.broken().take(robot, episode, clock::now())
+    }
+
+    fn broken(&self) -> MutexGuard<'_, Broken> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The keys of a tenant of this hub.

@@ -105,6 +105,9 @@ pub const ASSIGNED_RELEASES_MAX: usize = 64;
 /// Two hide the round trip of OFFER and WANT; more would only split the link.
 pub const UPLOADS_IN_FLIGHT_MAX: usize = 4;
 
+/// Most chunks of one episode that a hub holds in part: a stream carries one chunk at a time, so each break leaves one.
+pub const RESUMES_MAX: usize = 16;
+
 /// Largest body of a frame on the local socket: one step, one image or one JSON text.
 pub const LOCAL_FRAME_BYTES_MAX: usize = STEP_BYTES_MAX + 4096;
 

@@ -243,7 +243,6 @@ pub struct Ended {
     pub images_dropped: u64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
 fn is_zero(count: &u64) -> bool {
     *count == 0
 }

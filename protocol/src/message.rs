@@ -2,8 +2,8 @@
 //!
 //! | stream | opened by | first | then |
 //! |---|---|---|---|
-//! | control (one, bidirectional) | robot | hello, answer | robot: `Report`, `Evicted`; hub: `Root`, `Assign`, `EvictionsStored` |
-//! | upload (one an episode, bidirectional) | robot | `Offer` | hub: `Want`, `Later`, `Reject` or `Durable`; robot: `Chunk`s; hub: `Durable` or `Reject` |
+//! | control (one, bidirectional) | robot | hello, answer | robot: `Report`, `Ping`, `Evicted`; hub: `Root`, `Assign`, `Pong`, `EvictionsStored` |
+//! | upload (one an episode, bidirectional) | robot | `Offer` | hub: `Want`, `Later`, `Reject` or `Durable`; robot: `Chunk`s and `ChunkRest`s; hub: `Durable`, `Later` or `Reject` |
 //! | fetch (one a blob, bidirectional) | robot | `Fetch` | hub: `Found` and the blob's bytes from the offset on, or `Missing` |
 //!
 //! The upload and fetch streams tell themselves apart by their first message. Manifests and chunks travel as
@@ -21,6 +21,8 @@ pub use eviction::{EvictionReason, Tombstone};
 pub const PRIORITY_CONTROL: i32 = 100;
 /// Priority of release downloads.
 pub const PRIORITY_FETCH: i32 = 50;
+/// Priority of failures and interventions.
+pub const PRIORITY_URGENT: i32 = 20;
 /// Priority of fresh episodes with a known outcome.
 pub const PRIORITY_LABELLED: i32 = 10;
 /// Priority of everything else.
@@ -62,6 +64,10 @@ pub enum Message {
     Assign(SignedObject),
     /// Hub, control: the next signed root.
     Root(SignedObject),
+    /// Robot, control: are you there? Any number, which comes back.
+    Ping(u64),
+    /// Hub, control: the number of a `Ping`.
+    Pong(u64),
     /// Robot, upload: an episode's encoded manifest.
     Offer(Vec<u8>),
     /// Hub, upload: which chunks it lacks.
@@ -72,6 +78,8 @@ pub enum Message {
     Reject(Reject),
     /// Robot, upload: a chunk that was wanted.
     Chunk(ChunkBytes),
+    /// Robot, upload: the part of a wanted chunk that the hub does not hold.
+    ChunkRest(ChunkRest),
     /// Hub, upload: the episode survives a power cut of the hub.
     Durable(Receipt),
     /// Robot, fetch: a blob from an offset on.
@@ -147,6 +155,18 @@ pub struct SignedObject {
 pub struct Want {
     /// The bits; spare ones are 0.
     pub bitmap: Vec<u8>,
+    /// Wanted chunks of which the hub holds the beginning, from an upload that broke off; at most
+    /// [`crate::limits::RESUMES_MAX`].
+    pub resume: Vec<Resume>,
+}
+
+/// From where on a wanted chunk is to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resume {
+    /// Its number, as in the bitmap.
+    pub chunk: u32,
+    /// Bytes that the hub holds.
+    pub from: u32,
 }
 
 impl Want {
@@ -159,7 +179,12 @@ impl Want {
             }
             bitmap[i / 8] |= u8::from(wanted) << (i % 8);
         }
-        Self { bitmap }
+        Self { bitmap, resume: Vec::new() }
+    }
+
+    /// Where to begin chunk `index`: 0, or the bytes that the hub holds.
+    pub fn begins_at(&self, index: usize) -> usize {
+        self.resume.iter().find(|resume| resume.chunk as usize == index).map_or(0, |resume| resume.from as usize)
     }
 
     /// Whether chunk `index` is wanted.
@@ -213,6 +238,17 @@ pub struct ChunkBytes {
     /// What they should hash to.
     pub id: ChunkId,
     /// The bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// A chunk's stored bytes from some byte on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChunkRest {
+    /// What the whole chunk should hash to.
+    pub id: ChunkId,
+    /// Bytes before these.
+    pub from: u32,
+    /// The bytes up to the chunk's end.
     pub bytes: Vec<u8>,
 }
 
@@ -285,6 +321,8 @@ mod tests {
         assert_eq!(want.bitmap, [0b0000_0001, 0b0000_0010]);
         assert!(want.contains(0) && !want.contains(1) && want.contains(9) && !want.contains(1000));
         assert_eq!(want.count(), 2);
+        let want = Want { resume: vec![Resume { chunk: 9, from: 70 }], ..want };
+        assert_eq!((want.begins_at(0), want.begins_at(9)), (0, 70));
     }
 
     #[test]

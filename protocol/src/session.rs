@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod hub;
+pub mod policy;
 
 use crate::message::{Later, Receipt, Reject, Want};
 

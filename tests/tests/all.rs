@@ -8,6 +8,8 @@ mod fleet;
 mod hostile;
 #[path = "all/kill.rs"]
 mod kill;
+#[path = "all/links.rs"]
+mod links;
 #[path = "all/simulation.rs"]
 mod simulation;
 #[path = "all/streams.rs"]

@@ -336,3 +336,27 @@ fn next_change(program: &mut Robot) -> (Option<u32>, Option<u32>) {
         program.poll_event(Duration::from_secs(60)).unwrap().expect("a release changes");
     (version.map(|version| version.0), previous.map(|version| version.0))
 }
+
+#[test]
+fn numbers_are_answered_for_prometheus_until_the_agent_stops() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("robot.pem"), certificate()).unwrap();
+    let mut config = config(folder.path());
+    config.metrics.listen = Some(([127, 0, 0, 1], 0).into());
+    let handle = Agent::start(&config).unwrap();
+    let address = handle.metrics.as_ref().unwrap().address();
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: robot\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
+    assert!(body.contains("\nzunft_agent_episodes_waiting 0\n"), "{body}");
+    for line in body.lines().filter(|line| !line.starts_with('#')) {
+        let (name, value) = line.split_once(' ').unwrap();
+        assert!(name.starts_with("zunft_agent_") && value.parse::<f64>().is_ok(), "{line}");
+    }
+    handle.stop();
+    assert!(std::net::TcpStream::connect(address).is_err(), "the port is closed");
+}

@@ -148,6 +148,7 @@ impl<'s> Connection<'s> {
             }
             FrameType::Act => {
                 let act = Act::decode(body)?;
+                self.services.activity.acted(crate::activity::now());
                 let action = self.acting.act(act, &self.services.releases, self.recording.as_ref())?;
                 let mut values = Vec::with_capacity(64 + action.values.len() * 4);
                 action.encode(&mut values);

@@ -44,7 +44,7 @@ enum Value {
 
 fn value(episode: &StoredEpisode) -> Value {
     match episode.outcome {
-        _ if episode.interventions => Value::Intervention,
+        _ if episode.intervened => Value::Intervention,
         Outcome::Unknown => Value::Unknown,
         Outcome::Success => Value::Success,
         Outcome::Failure => Value::Failure,

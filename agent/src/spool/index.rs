@@ -40,7 +40,7 @@ pub(crate) enum Entry {
         recording: RecordingId,
         task: TaskName,
         outcome: Outcome,
-        interventions: bool,
+        intervened: bool,
         steps: u64,
         chunks: Vec<ChunkId>,
     },
@@ -69,7 +69,7 @@ impl Entry {
                     recording: decoded.recording,
                     task: decoded.task.clone(),
                     outcome: decoded.outcome,
-                    interventions: !decoded.interventions.is_empty(),
+                    intervened: !decoded.interventions.is_empty(),
                     steps: decoded.steps,
                     chunks: decoded.chunks().map(|chunk| chunk.id).collect(),
                 }
@@ -94,8 +94,8 @@ pub struct StoredEpisode {
     pub task: TaskName,
     /// Whether it went well.
     pub outcome: Outcome,
-    /// Whether a person took over in it.
-    pub interventions: bool,
+    /// Whether a human took over in some of its steps.
+    pub intervened: bool,
     /// Its steps.
     pub steps: u64,
     pub(crate) manifest: Location,
@@ -115,7 +115,7 @@ impl StoredEpisode {
             ordinal: self.ordinal,
             task: self.task.clone(),
             outcome: self.outcome,
-            interventions: self.interventions,
+            interventions: self.intervened,
             steps: self.steps,
             bytes: self.chunk_bytes(),
             reason,
@@ -168,24 +168,15 @@ impl Index {
             }
             Entry::Step | Entry::Sample => {}
             Entry::Chunk(chunk) => self.open.entry(ordinal).or_default().push((chunk, location)),
-            Entry::Sealed { episode, recording, task, outcome, interventions, steps, chunks } => {
+            Entry::Sealed { episode, recording, task, outcome, intervened, steps, chunks } => {
                 let found = self.open.remove(&ordinal).unwrap_or_default();
                 let Some(chunks) = in_order(found, &chunks) else {
                     self.damaged.insert(ordinal);
                     return;
                 };
                 let manifest = location;
-                let stored = StoredEpisode {
-                    ordinal,
-                    episode,
-                    recording,
-                    task,
-                    outcome,
-                    interventions,
-                    steps,
-                    manifest,
-                    chunks,
-                };
+                let stored =
+                    StoredEpisode { ordinal, episode, recording, task, outcome, intervened, steps, manifest, chunks };
                 self.sealed.insert(ordinal, stored);
             }
             Entry::Damaged => {
@@ -337,7 +328,7 @@ mod tests {
             recording: RecordingId::from_bytes([0; 16]),
             task: "t".parse().unwrap(),
             outcome: Outcome::Success,
-            interventions: false,
+            intervened: false,
             steps: 1,
             chunks: Vec::new(),
         }
@@ -373,11 +364,11 @@ mod tests {
     fn an_episode_whose_chunks_are_not_all_there_is_not_offered() {
         let mut index = Index::default();
         index.apply(0, Entry::Begin, at(1));
-        let Entry::Sealed { episode, recording, task, outcome, interventions, steps, .. } = sealed() else {
+        let Entry::Sealed { episode, recording, task, outcome, intervened, steps, .. } = sealed() else {
             unreachable!()
         };
         let chunks = vec![ChunkId::of(b"lost")];
-        index.apply(0, Entry::Sealed { episode, recording, task, outcome, interventions, steps, chunks }, at(1));
+        index.apply(0, Entry::Sealed { episode, recording, task, outcome, intervened, steps, chunks }, at(1));
         assert!(index.sealed().is_empty());
         assert_eq!(index.damaged_count(), 1);
         assert!(index.removable(&[1]).is_empty(), "damage is kept for a closer look");

@@ -1,6 +1,7 @@
 //! One connection to the hub: `select()` waits, `apply()` decides, and what it orders is carried out by tasks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quinn::{RecvStream, SendStream};
@@ -15,12 +16,22 @@ use zunft_protocol::session::UploadReply;
 use zunft_protocol::session::agent::{AgentEvent, AgentOrder};
 
 use super::download::{self, Request};
+use super::silence::Silence;
 use super::upload::{Upload, UploadError};
 use super::wire::{self, STANDSTILL_MAX, WireError, read_message};
-use super::{Services, Uploads, now};
+use super::{Services, Uploads, Way, now};
 
 /// A sign of life, with the robot's numbers.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How often the time of day and the robot's activity are looked at; neither is announced.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Time over which the rate of the status is taken.
+const RATE_WINDOW: Duration = Duration::from_secs(10);
+
+/// Signs of life that may be owed at a time; beyond, none are asked for.
+const PINGS_OWED_MAX: usize = 64;
 
 /// Messages of the hub that wait to be looked at; it sends two at connect and few later.
 const CONTROL_MESSAGES_MAX: usize = 8;
@@ -43,18 +54,20 @@ enum Event {
     Lost(String),
     Said(Result<Message, WireError>),
     Replied { episode: EpisodeId, reply: UploadReply },
-    UploadEnded { episode: EpisodeId, result: Result<u64, UploadError> },
+    UploadEnded { episode: EpisodeId, result: Result<(), UploadError> },
     SpoolChanged,
     ReleasesChanged,
     Fetch(Request),
     ReportDue,
+    PingDue,
+    LookAround,
     Wake,
 }
 
 /// A task's last words.
 struct Ended {
     episode: Option<EpisodeId>,
-    result: Result<u64, UploadError>,
+    result: Result<(), UploadError>,
 }
 
 pub(super) struct Connection<'u> {
@@ -73,6 +86,15 @@ pub(super) struct Connection<'u> {
     report_at: Instant,
     /// The hub has not yet answered what it was told of evictions.
     telling_evictions: bool,
+    way: Way<'u>,
+    ping_at: Instant,
+    look_at: Instant,
+    /// Pings so far: their numbers.
+    pings: u64,
+    /// Those that were not answered yet, and when they were sent.
+    pinged: BTreeMap<u64, Instant>,
+    silence: Silence,
+    rate: Rate,
 }
 
 impl<'u> Connection<'u> {
@@ -82,6 +104,7 @@ impl<'u> Connection<'u> {
         services: &'u Services,
         uploads: &'u mut Uploads,
         requests: &'u mut mpsc::Receiver<Request>,
+        way: Way<'u>,
     ) -> Result<Self, ConnectionEnd> {
         let (mut control, mut receive) = connection.open_bi().await.map_err(WireError::from)?;
         drop(control.set_priority(PRIORITY_CONTROL));
@@ -94,7 +117,7 @@ impl<'u> Connection<'u> {
         let (sender, said) = mpsc::channel(CONTROL_MESSAGES_MAX);
         tasks.spawn(async move {
             listen(receive, sender).await;
-            Ended { episode: None, result: Ok(0) }
+            Ended { episode: None, result: Ok(()) }
         });
         let (reply_sender, replies) = mpsc::channel(UPLOADS_IN_FLIGHT_MAX * 2);
         let mut spool_changes = services.spool.changes();
@@ -117,13 +140,21 @@ impl<'u> Connection<'u> {
             release_changes,
             report_at: now() + REPORT_INTERVAL,
             telling_evictions: false,
+            way,
+            ping_at: now(),
+            look_at: now(),
+            pings: 0,
+            pinged: BTreeMap::new(),
+            silence: Silence::default(),
+            rate: Rate::default(),
         })
     }
 
     /// Serves until the connection is lost or the agent stops.
     pub(super) async fn run(mut self, stop: &CancellationToken) -> ConnectionEnd {
-        let orders = self.uploads.session.handle(AgentEvent::Connected, now());
-        self.carry_out(orders);
+        // Before anything is offered.
+        self.look_around(now());
+        self.tell(AgentEvent::Connected, now());
         let end = loop {
             let event = self.select(stop).await;
             if let Err(end) = self.apply(event, now()).await {
@@ -140,7 +171,7 @@ impl<'u> Connection<'u> {
     }
 
     async fn select(&mut self, stop: &CancellationToken) -> Event {
-        let wake_at = self.uploads.session.wake_at();
+        let wake_at = self.uploads.session.wake_at(now());
         let wake = async {
             match wake_at {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -162,6 +193,8 @@ impl<'u> Connection<'u> {
             Some(request) = self.requests.recv() => Event::Fetch(request),
             Ok(()) = self.spool_changes.changed() => Event::SpoolChanged,
             () = tokio::time::sleep_until(self.report_at.into()) => Event::ReportDue,
+            () = tokio::time::sleep_until(self.ping_at.into()) => Event::PingDue,
+            () = tokio::time::sleep_until(self.look_at.into()) => Event::LookAround,
             () = wake => Event::Wake,
         }
     }
@@ -171,27 +204,28 @@ impl<'u> Connection<'u> {
             Event::Stop => return Err(ConnectionEnd::Stopped),
             Event::Lost(reason) => return Err(ConnectionEnd::Lost(reason)),
             Event::Said(message) => {
-                self.said(message?)?;
+                self.said(message?, now)?;
                 self.tell_evictions().await?;
             }
             Event::Replied { episode, reply } => self.tell(AgentEvent::Replied { episode, reply }, now),
             Event::UploadEnded { episode, result } => {
+                // Who gave an upload up has forgotten it already, and may have begun it again.
+                if matches!(result, Err(UploadError::GivenUp)) {
+                    return Ok(());
+                }
                 self.wanted.remove(&episode);
-                match result {
-                    Ok(bytes) => self.services.state.sent(bytes),
-                    Err(error) => {
-                        let reason = crate::text::chain(&error);
-                        if matches!(error, UploadError::Spool(_)) {
-                            tracing::warn!(episode_id = %episode, reason, "an episode cannot be read back");
-                        } else {
-                            tracing::debug!(episode_id = %episode, reason, "upload broke");
-                        }
-                        self.tell(AgentEvent::Broken { episode }, now);
+                if let Err(error) = result {
+                    let reason = crate::text::chain(&error);
+                    if matches!(error, UploadError::Spool(_)) {
+                        tracing::warn!(episode_id = %episode, reason, "an episode cannot be read back");
+                    } else {
+                        tracing::debug!(episode_id = %episode, reason, "upload broke");
                     }
+                    self.tell(AgentEvent::Broken { episode }, now);
                 }
             }
             Event::SpoolChanged => {
-                for event in self.uploads.look(&self.services.spool) {
+                for event in self.uploads.look(&self.services.spool, &self.services.state) {
                     self.tell(event, now);
                 }
                 self.tell_evictions().await?;
@@ -204,10 +238,12 @@ impl<'u> Connection<'u> {
                 let connection = self.connection.clone();
                 self.tasks.spawn(async move {
                     download::run(connection, request).await;
-                    Ended { episode: None, result: Ok(0) }
+                    Ended { episode: None, result: Ok(()) }
                 });
             }
             Event::ReportDue => self.report(now).await?,
+            Event::PingDue => self.ping(now).await?,
+            Event::LookAround => self.look_around(now),
             Event::Wake => {
                 let orders = self.uploads.session.handle_timeout(now);
                 self.carry_out(orders);
@@ -216,7 +252,7 @@ impl<'u> Connection<'u> {
         Ok(())
     }
 
-    fn said(&mut self, message: Message) -> Result<(), WireError> {
+    fn said(&mut self, message: Message, now: Instant) -> Result<(), WireError> {
         match message {
             Message::Assign(object) => self.services.releases.assign(object.envelope),
             Message::Root(object) => self.services.releases.root(object.envelope),
@@ -224,12 +260,19 @@ impl<'u> Connection<'u> {
                 self.services.spool.evictions_told(&ordinals);
                 self.telling_evictions = false;
             }
+            Message::Pong(number) => {
+                if let Some(pinged_at) = self.pinged.remove(&number) {
+                    self.services.state.round_trip(now.saturating_duration_since(pinged_at));
+                }
+            }
             Message::Report(_)
+            | Message::Ping(_)
             | Message::Offer(_)
             | Message::Want(_)
             | Message::Later(_)
             | Message::Reject(_)
             | Message::Chunk(_)
+            | Message::ChunkRest(_)
             | Message::Durable(_)
             | Message::Fetch(_)
             | Message::Found(_)
@@ -249,12 +292,42 @@ impl<'u> Connection<'u> {
             return Ok(());
         }
         self.telling_evictions = true;
-        wire::write_message(&mut self.control, &Message::Evicted(tombstones)).await
+        wire::write_urgently(&self.connection, &mut self.control, &Message::Evicted(tombstones)).await
     }
 
     async fn report(&mut self, now: Instant) -> Result<(), WireError> {
         self.report_at = now + REPORT_INTERVAL;
-        wire::write_message(&mut self.control, &Message::Report(self.services.report())).await
+        let report = Message::Report(self.services.report());
+        wire::write_urgently(&self.connection, &mut self.control, &report).await
+    }
+
+    /// Asks for a sign of life, unless too many are still owed.
+    async fn ping(&mut self, now: Instant) -> Result<(), WireError> {
+        self.ping_at = now + self.way.ping_interval();
+        if self.pinged.len() >= PINGS_OWED_MAX {
+            return Ok(());
+        }
+        self.pings += 1;
+        self.pinged.insert(self.pings, now);
+        wire::write_urgently(&self.connection, &mut self.control, &Message::Ping(self.pings)).await
+    }
+
+    /// Whether the robot acts, whether the hub is heard, and what time it is: all may have changed unannounced.
+    fn look_around(&mut self, now: Instant) {
+        self.look_at = now + LOOK_INTERVAL;
+        self.way.set_cap(self.services.activity.is_acting(now), now);
+        let stats = self.connection.stats();
+        self.services.state.rate(self.rate.look(stats.udp_tx.bytes, now));
+        if self.silence.look(stats.udp_rx.datagrams, stats.udp_tx.datagrams, now) {
+            match self.way.change_port() {
+                Ok(()) => self.services.state.port_changed(),
+                Err(error) => tracing::debug!(%error, "no other port"),
+            }
+        }
+        if let Some(secs) = self.services.clock.local_secs_of_day() {
+            self.tell(AgentEvent::TimeOfDay { secs }, now);
+        }
+        self.services.state.window(self.uploads.session.is_open(now));
     }
 
     fn tell(&mut self, event: AgentEvent, now: Instant) {
@@ -299,6 +372,7 @@ impl<'u> Connection<'u> {
         let upload = Upload {
             connection: self.connection.clone(),
             spool: self.services.spool.clone(),
+            state: Arc::clone(&self.services.state),
             episode: stored,
             priority,
             wanted: wants,
@@ -316,6 +390,23 @@ impl<'u> Connection<'u> {
             let (result, ()) = tokio::join!(upload.run(), forward);
             Ended { episode: Some(episode), result }
         });
+    }
+}
+
+/// What left over the last ten seconds.
+#[derive(Default)]
+struct Rate(VecDeque<(Instant, u64)>);
+
+impl Rate {
+    /// Takes the bytes sent so far; returns bytes a second.
+    fn look(&mut self, bytes: u64, now: Instant) -> f64 {
+        self.0.push_back((now, bytes));
+        while self.0.len() > 2 && now.saturating_duration_since(self.0[1].0) >= RATE_WINDOW {
+            self.0.pop_front();
+        }
+        let (since, before) = self.0[0];
+        let secs = now.saturating_duration_since(since).as_secs_f64();
+        if secs > 0.0 { (bytes - before) as f64 / secs } else { 0.0 }
     }
 }
 

@@ -4,7 +4,7 @@ use tokio::sync::mpsc;
 use zunft_protocol::ids::Digest;
 use zunft_protocol::message::{CloseCode, Fetch as FetchMessage, Message, PRIORITY_FETCH};
 
-use super::wire::{STANDSTILL_MAX, WireError, read_message, write_message};
+use super::wire::{STANDSTILL_MAX, WireError, read_message, write_urgently};
 use crate::releases::{Download, Fetch, FetchError};
 
 /// Largest piece handed to the installer.
@@ -85,7 +85,7 @@ async fn carry(connection: &quinn::Connection, request: &Request) -> Result<(), 
     let (mut send, mut receive) = connection.open_bi().await.map_err(|error| broken(error.into()))?;
     drop(send.set_priority(PRIORITY_FETCH));
     let fetch = Message::Fetch(FetchMessage { digest, offset: request.offset });
-    write_message(&mut send, &fetch).await.map_err(broken)?;
+    write_urgently(connection, &mut send, &fetch).await.map_err(broken)?;
     drop(send.finish());
     let answer = tokio::time::timeout(STANDSTILL_MAX, read_message(&mut receive)).await;
     let answer = answer.map_err(|_| broken(WireError::Standstill))?.map_err(broken)?;

@@ -65,6 +65,7 @@ struct Held {
     reports: Vec<Report>,
     /// What the robot told that it gave up.
     evicted: BTreeSet<u64>,
+    offers: u64,
 }
 
 struct TestHub {
@@ -141,8 +142,6 @@ impl Serving {
                     held.lock().unwrap().evicted.extend(&ordinals);
                     // The robot may be gone.
                     drop(answers.send(Message::EvictionsStored(ordinals)).await);
-                } else {
-                    panic!("a robot does not say {message:?} here");
                 }
             }
         });
@@ -181,6 +180,7 @@ impl Serving {
                 send.write_all(&blob[fetch.offset as usize..]).await.unwrap();
                 return;
             } else if let Message::Offer(manifest) = message {
+                self.held.lock().unwrap().offers += 1;
                 HubEvent::Offered { upload, manifest }
             } else if let Message::Chunk(chunk) = message {
                 HubEvent::Received { upload, chunk }
@@ -279,10 +279,10 @@ impl World {
     }
 
     fn agent(&self, address: SocketAddr) -> Handle {
-        self.agent_with(address, |_| {})
+        self.agent_that(address, |_| {})
     }
 
-    fn agent_with(&self, address: SocketAddr, change: impl FnOnce(&mut Config)) -> Handle {
+    fn agent_that(&self, address: SocketAddr, is_configured: impl FnOnce(&mut Config)) -> Handle {
         let mut config = Config::default();
         let path = |name: &str| self.folder.path().join(name);
         (config.data_dir, config.socket, config.root) = (path("data"), path("agent.sock"), Some(path("root.json")));
@@ -292,7 +292,7 @@ impl World {
         config.hub.key = Some(path("robot-key.pem"));
         config.spool.free_bytes_min = 0;
         config.upload.reconnect_secs_max = 1;
-        change(&mut config);
+        is_configured(&mut config);
         Agent::start(&config).unwrap()
     }
 
@@ -302,8 +302,12 @@ impl World {
 }
 
 fn record(robot: &mut Robot, steps: u64) -> EpisodeId {
+    record_task(robot, "push", steps)
+}
+
+fn record_task(robot: &mut Robot, task: &str, steps: u64) -> EpisodeId {
     let actor = BeginActor::Script;
-    robot.begin(&Begin { task: "push".parse().unwrap(), embodiment: embodiment(), actor }).unwrap();
+    robot.begin(&Begin { task: task.parse().unwrap(), embodiment: embodiment(), actor }).unwrap();
     for time in 1..=steps {
         let (state, action) = ([time as f32, 0.5], [1.0_f32]);
         let values = &[(&state).into(), (&action).into()];
@@ -354,7 +358,7 @@ impl World {
     /// A hub at an address that another one has just left.
     fn hub_again(&self, address: SocketAddr) -> TestHub {
         let deadline = now() + Duration::from_secs(30);
-        while std::net::UdpSocket::bind(address).is_err() {
+        while UdpSocket::bind(address).is_err() {
             assert!(now() < deadline, "the port stays taken");
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -367,8 +371,8 @@ fn what_a_full_spool_gave_up_is_told_to_the_hub_and_the_rest_is_uploaded() {
     const SEGMENT_BYTES: u64 = 10_000_000;
     const VALUES: u32 = 65_536;
     let world = World::new();
-    let address = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let agent = world.agent_with(address, |config| {
+    let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let agent = world.agent_that(address, |config| {
         (config.spool.segment_bytes, config.spool.bytes_max) = (SEGMENT_BYTES, 4 * SEGMENT_BYTES);
     });
     let mut robot = world.program();
@@ -398,6 +402,24 @@ fn what_a_full_spool_gave_up_is_told_to_the_hub_and_the_rest_is_uploaded() {
     assert!(held.evicted.is_disjoint(&uploaded));
     assert!(held.evicted.union(&uploaded).copied().eq(0..6), "no gap is without a reason");
     drop(held);
+    agent.stop();
+}
+
+#[test]
+fn episodes_of_tasks_that_stay_on_site_are_never_offered_and_are_counted() {
+    let world = World::new();
+    let hub = world.hub(Made::new(), None);
+    let agent =
+        world.agent_that(hub.address, |config| config.upload.keep_on_site_tasks = vec!["weld".parse().unwrap()]);
+    let mut robot = world.program();
+    record_task(&mut robot, "weld", 10);
+    let leaves = record_task(&mut robot, "push", 10);
+    record_task(&mut robot, "weld", 10);
+    wait_for(&agent, "the count", |status| status.hub.episodes_kept_on_site == 2 && status.hub.episodes_durable == 1);
+    let held: Vec<_> = hub.held.lock().unwrap().episodes.iter().map(Manifest::id).collect();
+    assert_eq!(held, [leaves]);
+    assert_eq!(hub.held.lock().unwrap().offers, 1, "what stays is not even offered");
+    wait_for(&agent, "the freeing of what left, alone", |status| status.spool.episodes_waiting == 2);
     agent.stop();
 }
 

@@ -16,8 +16,8 @@ use zunft_protocol::hello::ALPN;
 
 use crate::clock::RobotClock;
 
-/// Bytes that may be under way on all streams: small, so that what is urgent overtakes what is bulky.
-const SEND_WINDOW_BYTES: u64 = 512 * 1024;
+/// Bytes that may be written and not acknowledged on all streams together: what an upload holds in memory.
+pub(super) const SEND_WINDOW_BYTES: u64 = 1024 * 1024;
 
 /// What one download may have under way.
 const STREAM_RECEIVE_WINDOW_BYTES: u32 = 1024 * 1024;

@@ -5,6 +5,8 @@ use std::time::Duration;
 use quinn::{RecvStream, SendStream};
 use zunft_protocol::message::{DecodeError, HEADER_BYTES, Header, Message};
 
+use super::tls::SEND_WINDOW_BYTES;
+
 /// A stream on which nothing moves for so long is given up. Time is counted anew with every message or piece.
 pub(super) const STANDSTILL_MAX: Duration = Duration::from_secs(60);
 
@@ -25,6 +27,25 @@ pub(super) enum WireError {
     Unexpected(&'static str),
     #[error("the connection is lost: {0}")]
     Connection(#[from] quinn::ConnectionError),
+}
+
+/// Waits for a step of an upload as long as the connection sends anything at all: on a slow link, behind what is more
+/// urgent, a stream's turn may be minutes away. `step` must not have a bound of its own.
+pub(super) async fn patiently<T>(
+    connection: &quinn::Connection,
+    step: impl Future<Output = Result<T, WireError>>,
+) -> Result<T, WireError> {
+    let mut step = std::pin::pin!(step);
+    let mut sent = connection.stats().frame_tx.stream;
+    loop {
+        if let Ok(done) = tokio::time::timeout(STANDSTILL_MAX, &mut step).await {
+            return done;
+        }
+        let before = std::mem::replace(&mut sent, connection.stats().frame_tx.stream);
+        if before == sent {
+            return Err(WireError::Standstill);
+        }
+    }
 }
 
 /// The next message of a stream; waits for its first byte without a bound.
@@ -48,16 +69,28 @@ pub(super) async fn read_exact(stream: &mut RecvStream, buffer: &mut [u8]) -> Re
     })
 }
 
-/// Writes a message whole, or finds that nothing moves.
+/// Writes a message whole.
 pub(super) async fn write_message(stream: &mut SendStream, message: &Message) -> Result<(), WireError> {
     write(stream, &message.encode()).await
 }
 
-/// Writes bytes, or finds that nothing moves.
+/// Writes bytes.
 pub(super) async fn write(stream: &mut SendStream, bytes: &[u8]) -> Result<(), WireError> {
-    let mut rest = bytes;
+    Ok(stream.write_all(bytes).await?)
+}
+
+/// Writes a message that must not wait behind bulk: the window that all streams share is opened a little for it.
+pub(super) async fn write_urgently(
+    connection: &quinn::Connection,
+    stream: &mut SendStream,
+    message: &Message,
+) -> Result<(), WireError> {
+    let bytes = message.encode();
+    let mut rest = &bytes[..];
     while !rest.is_empty() {
+        connection.set_send_window(SEND_WINDOW_BYTES + bytes.len() as u64);
         let written = tokio::time::timeout(STANDSTILL_MAX, stream.write(rest)).await;
+        connection.set_send_window(SEND_WINDOW_BYTES);
         rest = &rest[written.map_err(|_| WireError::Standstill)??..];
     }
     Ok(())

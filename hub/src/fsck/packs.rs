@@ -9,7 +9,7 @@ use super::adopt::{Orphan, adopt, read};
 use super::examine::{Examined, examine};
 use super::{Check, Finding, FsckError};
 use crate::metadata::{ListedEpisode, Replacement};
-use crate::store::pack::{Entry, EntryKind, PackBuilder};
+use crate::store::pack::{Entry, EntryKind, Pack, PackBuilder};
 use crate::store::{ListedObject, pack_key};
 
 /// Episodes looked at in one go.
@@ -26,7 +26,7 @@ struct Damage {
     unlisted: BTreeMap<EpisodeId, RobotId>,
     /// Packs to be registered.
     orphans: BTreeSet<Orphan>,
-    /// Whether every row leads to bytes.
+    /// Whether there are episodes whose rows lead nowhere.
     manifests_unreadable: bool,
 }
 
@@ -83,8 +83,9 @@ impl Check<'_> {
         rows: &[Entry],
         damage: &mut Damage,
     ) -> Result<(), FsckError> {
-        let intact: BTreeSet<(u64, Digest)> = examined.intact.iter().map(|entry| (entry.position, entry.id)).collect();
-        let wrong: Vec<&Entry> = rows.iter().filter(|row| !intact.contains(&(row.position, row.id))).collect();
+        let place = |entry: &Entry| (entry.position, entry.bytes, entry.id);
+        let intact: BTreeSet<(u64, u32, Digest)> = examined.intact.iter().map(place).collect();
+        let wrong: Vec<&Entry> = rows.iter().filter(|row| !intact.contains(&place(row))).collect();
         if !wrong.is_empty() {
             let (key, rows) = (pack_key(tenant, pack).to_string(), wrong.len() as u64);
             self.report.findings.push(Finding::WrongRows { key, rows, corrected: self.repair });
@@ -122,34 +123,31 @@ impl Check<'_> {
         let intact: BTreeSet<Digest> = examined.intact.iter().map(|entry| entry.id).collect();
         let broken: Vec<&Entry> = rows.iter().filter(|row| !intact.contains(&row.id)).collect();
         let key = pack_key(tenant, orphan.pack);
+        let mut quarantined = None;
         if self.repair {
-            let saved = if examined.intact.is_empty() { None } else { Some(self.save(tenant, examined).await?) };
-            let new = saved.as_ref().map(|(pack, bytes, entries)| (*pack, *bytes, entries.as_slice()));
+            let saved = saved(tenant, examined);
+            // Where no entry is broken the copy has the same name: then the damaged one must make room first.
+            let same = saved.as_ref().is_some_and(|(pack, _)| pack.digest == orphan.pack);
+            if same {
+                quarantined = self.quarantine(&key).await?;
+            }
+            let mut new = None;
+            if let Some((pack, entries)) = saved {
+                new = Some((pack.digest, pack.bytes, entries));
+                self.store.put(&pack_key(tenant, pack.digest), pack.parts.into_iter().collect()).await?;
+                damage.orphans.insert(Orphan { pack: pack.digest, ..orphan });
+            }
+            let new = new.as_ref().map(|(pack, bytes, entries)| (*pack, *bytes, entries.as_slice()));
             self.replace(tenant, orphan.pack, new, &broken, damage).await?;
-            damage.orphans.extend(saved.map(|(pack, ..)| Orphan { pack, ..orphan }));
+            if !same {
+                quarantined = self.quarantine(&key).await?;
+            }
         } else {
             damage.unreadable(broken.into_iter());
         }
-        self.report.findings.push(Finding::DamagedPack {
-            key: key.to_string(),
-            intact: examined.intact.len() as u64,
-            broken: examined.broken,
-            quarantined: self.quarantine(&key).await?,
-        });
+        let (key, intact) = (key.to_string(), examined.intact.len() as u64);
+        self.report.findings.push(Finding::DamagedPack { key, intact, broken: examined.broken, quarantined });
         Ok(())
-    }
-
-    /// Copies the intact entries to a pack of their own, durable when this returns.
-    async fn save(&self, tenant: &TenantId, examined: &Examined) -> Result<(Digest, u64, Vec<Entry>), FsckError> {
-        let mut builder = PackBuilder::new(tenant.clone());
-        let mut entries = Vec::with_capacity(examined.intact.len());
-        for entry in &examined.intact {
-            let position = builder.add(entry.kind, entry.id, examined.stored(entry));
-            entries.push(Entry { position, ..entry.clone() });
-        }
-        let pack = builder.finish();
-        self.store.put(&pack_key(tenant, pack.digest), pack.parts.into_iter().collect()).await?;
-        Ok((pack.digest, pack.bytes, entries))
     }
 
     async fn replace(
@@ -245,6 +243,17 @@ impl Check<'_> {
         self.report.findings.push(Finding::UnreadableEpisode { tenant, episode, robot, unlisted });
         Ok(())
     }
+}
+
+/// A pack of the intact entries, where there are any, with their places in it.
+fn saved(tenant: &TenantId, examined: &Examined) -> Option<(Pack, Vec<Entry>)> {
+    let mut builder = PackBuilder::new(tenant.clone());
+    let mut entries = Vec::with_capacity(examined.intact.len());
+    for entry in &examined.intact {
+        let position = builder.add(entry.kind, entry.id, examined.stored(entry));
+        entries.push(Entry { position, ..entry.clone() });
+    }
+    (!entries.is_empty()).then(|| (builder.finish(), entries))
 }
 
 impl Damage {

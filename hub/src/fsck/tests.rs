@@ -132,9 +132,8 @@ async fn a_sound_store_is_found_sound_and_an_orphan_harmless_until_it_is_registe
 async fn a_database_that_is_gone_is_rebuilt_with_the_same_episodes() {
     let world = World::new().await;
     for suffix in ["", "-wal", "-shm"] {
-        match std::fs::remove_file(world.config.data_dir.join(format!("metadata.sqlite{suffix}"))) {
-            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound),
-            Ok(()) => {}
+        if let Err(error) = std::fs::remove_file(world.config.data_dir.join(format!("metadata.sqlite{suffix}"))) {
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
         }
     }
     let report = world.check(false).await;
@@ -170,14 +169,14 @@ async fn a_flipped_byte_anywhere_in_a_pack_is_named_and_costs_at_most_the_episod
         let path = world.config.data_dir.join("store/t/default/packs").join(path.file_name().unwrap());
         flip(&path, &bytes, at);
         let report = world.check(false).await;
-        let damaged = report.findings.iter().find_map(damaged);
+        let damaged = report.findings.iter().find_map(damaged_pack);
         assert_eq!(damaged.as_ref().map(|(_, quarantined)| quarantined), Some(&None), "{name}: {report:?}");
         assert!(path.ends_with(damaged.unwrap().0), "{name}");
         assert!(!report.is_sound(), "{name}");
         let report = world.check(true).await;
         let lost: Vec<EpisodeId> = report.findings.iter().filter_map(unlisted).collect();
         assert_eq!(lost.len(), usize::from(name == "first chunk"), "{name}: {report:?}");
-        let quarantined = report.findings.iter().find_map(self::damaged).unwrap().1;
+        let quarantined = report.findings.iter().find_map(damaged_pack).unwrap().1;
         assert!(world.config.data_dir.join("store").join(quarantined.unwrap()).is_file(), "moved, not deleted");
         assert_eq!(world.check(false).await.findings, [], "{name}: the next run finds nothing");
         let served: Vec<EpisodeId> = world.served().await.into_keys().collect();
@@ -193,7 +192,7 @@ fn unlisted(finding: &Finding) -> Option<EpisodeId> {
 }
 
 /// A damaged pack, and where it was moved.
-fn damaged(finding: &Finding) -> Option<(String, Option<String>)> {
+fn damaged_pack(finding: &Finding) -> Option<(String, Option<String>)> {
     let Finding::DamagedPack { key, quarantined, .. } = finding else { return None };
     Some((key.clone(), quarantined.clone()))
 }

@@ -1,5 +1,6 @@
 //! A whole hub, spoken to over real QUIC on loopback by robots that know nothing but the protocol.
 
+mod resume;
 mod robot;
 
 use std::sync::Arc;

@@ -34,11 +34,12 @@ const REPORTS_MAX: usize = 16;
 
 /// What a robot says on its control stream.
 enum Said {
-    Report(Report),
+    Report(Box<Report>),
+    Ping(u64),
     Evicted(Vec<Tombstone>),
 }
 
-type Control = mpsc::Receiver<Result<Said, EndReason>>;
+type SaidByRobot = mpsc::Receiver<Result<Said, EndReason>>;
 
 /// What one connection's tasks share.
 #[derive(Debug)]
@@ -103,8 +104,7 @@ impl EndReason {
 
 /// What a connection waits for.
 enum Event {
-    Report(Report),
-    Evicted(Vec<Tombstone>),
+    Said(Said),
     ControlEnded(EndReason),
     Stream(SendStream, RecvStream),
     Assigned,
@@ -113,13 +113,15 @@ enum Event {
 }
 
 /// Serves the robot until it leaves or the hub stops.
+///
+/// Of `tasks`, the first tracks everything that the hub's stop waits for, the second this connection's streams.
 pub(super) async fn run(
     identity: RobotIdentity,
     live: LiveConnection,
     services: Arc<Services>,
     recorder: Reports,
     stop: CancellationToken,
-    tasks: TaskTracker,
+    tasks: (TaskTracker, TaskTracker),
 ) -> EndReason {
     let connection = live.connection.clone();
     let reason = match greet(&connection, services.config.limits.greeting()).await {
@@ -175,16 +177,19 @@ struct Conversation {
 }
 
 impl Conversation {
-    async fn run(mut self, control: RecvStream, stop: CancellationToken, tasks: TaskTracker) -> EndReason {
-        let (sender, mut said) = mpsc::channel(REPORTS_MAX);
+    async fn run(
+        mut self,
+        control: RecvStream,
+        stop: CancellationToken,
+        (tasks, own_tasks): (TaskTracker, TaskTracker),
+    ) -> EndReason {
+        let (sender, mut reports) = mpsc::channel(REPORTS_MAX);
         tasks.spawn(read_control(control, sender, self.robot.stall()).in_current_span());
-        let own_tasks = TaskTracker::new();
         let mut renewal = tokio::time::interval(RENEW_EVERY);
         loop {
             let event = tokio::select! {
-                heard = said.recv() => match heard {
-                    Some(Ok(Said::Report(report))) => Event::Report(report),
-                    Some(Ok(Said::Evicted(tombstones))) => Event::Evicted(tombstones),
+                report = reports.recv() => match report {
+                    Some(Ok(said)) => Event::Said(said),
                     Some(Err(reason)) => Event::ControlEnded(reason),
                     None => Event::ControlEnded(EndReason::Left),
                 },
@@ -197,8 +202,7 @@ impl Conversation {
                 () = stop.cancelled() => Event::Stop,
             };
             let done = match event {
-                Event::Report(report) => self.reported(report, &mut said).await,
-                Event::Evicted(tombstones) => self.evicted(&tombstones).await,
+                Event::Said(said) => self.said(said, &mut reports).await,
                 Event::Assigned => self.send_assignment().await,
                 Event::Stream(send, recv) => {
                     self.uploads += 1;
@@ -234,16 +238,31 @@ impl Conversation {
         Ok(())
     }
 
-    /// Takes the latest of the reports that wait: the ones before it say nothing any more.
-    async fn reported(&mut self, first: Report, said: &mut Control) -> Result<(), EndReason> {
-        let (mut report, mut ended) = (first, None);
-        while let (None, Ok(next)) = (&ended, said.try_recv()) {
-            match next {
-                Ok(Said::Report(next)) => report = next,
-                Ok(Said::Evicted(tombstones)) => self.evicted(&tombstones).await?,
-                Err(reason) => ended = Some(reason),
+    /// Answers pings, and takes the latest of the reports that wait: the ones before it say nothing any more.
+    async fn said(&mut self, first: Said, reports: &mut SaidByRobot) -> Result<(), EndReason> {
+        let (mut report, mut ended) = (None, None);
+        let mut next = Some(first);
+        while let Some(said) = next.take() {
+            match said {
+                Said::Report(latest) => report = Some(latest),
+                Said::Evicted(tombstones) => self.evicted(&tombstones).await?,
+                Said::Ping(number) => {
+                    wire::write(&mut self.control, &Message::Pong(number).encode(), self.robot.stall()).await?;
+                }
+            }
+            match reports.try_recv() {
+                Ok(Ok(said)) => next = Some(said),
+                Ok(Err(reason)) => ended = Some(reason),
+                Err(_) => {}
             }
         }
+        if let Some(report) = report {
+            self.reported(*report).await?;
+        }
+        ended.map_or(Ok(()), Err)
+    }
+
+    async fn reported(&mut self, report: Report) -> Result<(), EndReason> {
         let RobotIdentity { tenant, robot, .. } = self.robot.identity.clone();
         let accepted = report.assignment_sequence;
         let at_unix_ms = clock::unix_millis();
@@ -251,10 +270,7 @@ impl Conversation {
         self.recorder.record(new).await?;
         self.robot.services.announce(Change::Robot { tenant, robot });
         self.accepted = Some(accepted);
-        match ended {
-            Some(reason) => Err(reason),
-            None => self.send_assignment().await,
-        }
+        self.send_assignment().await
     }
 
     /// Sends the robot what it should run, if it does not know.
@@ -299,14 +315,14 @@ async fn drain(tasks: &TaskTracker, connection: &quinn::Connection) {
 }
 
 /// Reads the control stream to its end.
-async fn read_control(mut control: RecvStream, said: mpsc::Sender<Result<Said, EndReason>>, stall: Duration) {
+async fn read_control(mut control: RecvStream, reports: mpsc::Sender<Result<Said, EndReason>>, stall: Duration) {
     loop {
         let read = tokio::select! {
             read = read_said(&mut control, stall) => read,
-            () = said.closed() => return,
+            () = reports.closed() => return,
         };
         let ended = read.is_err();
-        if said.send(read).await.is_err() || ended {
+        if reports.send(read).await.is_err() || ended {
             return;
         }
     }
@@ -315,7 +331,8 @@ async fn read_control(mut control: RecvStream, said: mpsc::Sender<Result<Said, E
 async fn read_said(control: &mut RecvStream, stall: Duration) -> Result<Said, EndReason> {
     let message = wire::next_message(control, stall).await?;
     match message {
-        Some(Message::Report(report)) => Ok(Said::Report(report)),
+        Some(Message::Report(report)) => Ok(Said::Report(Box::new(report))),
+        Some(Message::Ping(number)) => Ok(Said::Ping(number)),
         Some(Message::Evicted(tombstones)) => Ok(Said::Evicted(tombstones)),
         Some(_) => Err(WireError::Unexpected.into()),
         None => Err(EndReason::Left),
@@ -350,6 +367,9 @@ async fn serve_stream(robot: Arc<Robot>, upload: UploadId, send: SendStream, mut
             | Message::Later(_)
             | Message::Reject(_)
             | Message::Chunk(_)
+            | Message::ChunkRest(_)
+            | Message::Ping(_)
+            | Message::Pong(_)
             | Message::Durable(_)
             | Message::Found(_)
             | Message::Missing

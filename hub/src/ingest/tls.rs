@@ -108,7 +108,8 @@ impl ConnectionIdGenerator for RandomIds {
     }
 }
 
-fn transport() -> TransportConfig {
+/// What a robot's connection may use: public, so that a plain copy can be measured under the same bounds.
+pub fn transport() -> TransportConfig {
     let mut transport = TransportConfig::default();
     let idle = IdleTimeout::try_from(IDLE_MAX).expect("30 s is a valid idle timeout");
     transport

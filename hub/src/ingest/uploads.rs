@@ -7,13 +7,13 @@ use std::time::Duration;
 use quinn::{RecvStream, SendStream};
 use tracing::{Instrument as _, info, info_span, warn};
 use zunft_protocol::Manifest;
-use zunft_protocol::ids::{ChunkId, EpisodeId};
+use zunft_protocol::ids::{ChunkId, EpisodeId, RobotId, TenantId};
 use zunft_protocol::message::{ChunkBytes, Header, Later, Message, Receipt};
 use zunft_protocol::session::UploadReply;
 use zunft_protocol::session::hub::{HubEvent, HubOrder, Known, UploadId};
 
 use super::connection::Robot;
-use super::wire::{self, WireError};
+use super::wire::{self, Arriving, WireError};
 use crate::metadata::MetadataError;
 use crate::services::{BudgetShare, Change};
 use crate::store::{CommitError, Submission};
@@ -33,11 +33,18 @@ pub(super) async fn serve(
     recv: &mut RecvStream,
 ) -> Result<(), WireError> {
     let span = info_span!("upload", episode = %EpisodeId::of(&manifest));
-    let mut stream = UploadStream { robot, upload, send, manifest: None, budget: None };
+    let arriving = Arriving::default();
+    let mut stream = UploadStream { robot, upload, send, manifest: None, budget: None, arriving };
     let served = stream.serve(manifest, recv).instrument(span).await;
     // After the last word the session has forgotten the upload; after an error it must.
-    let orders = robot.decide(HubEvent::Gone { upload });
-    debug_assert!(orders.is_empty(), "an upload that is gone orders nothing");
+    let arrived = stream.arriving.chunk();
+    drop(stream);
+    let broken = robot.session.lock().unwrap_or_else(PoisonError::into_inner).break_off(upload, arrived);
+    if let (Err(error), Some((episode, kept))) = (&served, broken)
+        && !error.is_violation()
+    {
+        robot.services.keep(&robot.key(), episode, kept);
+    }
     served
 }
 
@@ -62,9 +69,15 @@ struct UploadStream<'a> {
     manifest: Option<Box<Manifest>>,
     /// The memory that the episode's chunks take until they are committed: of the robot's part and of the whole.
     budget: Option<(BudgetShare, BudgetShare)>,
+    /// The message under way.
+    arriving: Arriving,
 }
 
 impl Robot {
+    fn key(&self) -> (TenantId, RobotId) {
+        (self.identity.tenant.clone(), self.identity.robot.clone())
+    }
+
     fn decide(&self, event: HubEvent) -> Vec<HubOrder> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner).handle(event)
     }
@@ -77,9 +90,14 @@ impl UploadStream<'_> {
         loop {
             let event = match orders.pop_front() {
                 None => {
-                    let message = wire::read_message(recv, self.robot.stall()).await?.ok_or(WireError::Ended)?;
-                    let Message::Chunk(chunk) = message else { return Err(WireError::Unexpected) };
-                    HubEvent::Received { upload, chunk }
+                    let message = self.arriving.read(recv, self.robot.stall()).await?.ok_or(WireError::Ended)?;
+                    if let Message::Chunk(chunk) = message {
+                        HubEvent::Received { upload, chunk }
+                    } else if let Message::ChunkRest(rest) = message {
+                        HubEvent::ReceivedRest { upload, rest }
+                    } else {
+                        return Err(WireError::Unexpected);
+                    }
                 }
                 Some(HubOrder::LookUp { episode, manifest, .. }) => {
                     let known = self.look_up(episode, &manifest).await;
@@ -126,12 +144,23 @@ impl UploadStream<'_> {
         let present = metadata.present_chunks(tenant, &ids).await?;
         let missing: u64 =
             manifest.chunks().filter(|chunk| !present.contains(&chunk.id)).map(|chunk| u64::from(chunk.bytes)).sum();
+        let (services, key) = (&self.robot.services, self.robot.key());
+        let kept = services.take_kept(&key, episode);
         let own = self.robot.budget.reserve(missing);
-        self.budget = own.and_then(|own| Some((own, self.robot.services.budget.reserve(missing)?)));
+        self.budget = own.and_then(|own| Some((own, services.reserve(missing)?)));
         if self.budget.is_none() {
+            if let Some(kept) = kept {
+                services.keep(&key, episode, kept);
+            }
             return Ok(Known::Unavailable { retry_after_ms: RETRY_BUSY_MS });
         }
-        Ok(Known::New { present })
+        Ok(match kept {
+            None => Known::New { present },
+            Some(kept) => {
+                info!(bytes = kept.bytes(), "an upload is taken up where it broke off");
+                Known::Begun { present, kept }
+            }
+        })
     }
 
     /// Makes the episode durable.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
-use zunft_protocol::message::{DecodeError, HEADER_BYTES, Header, Message};
+use zunft_protocol::message::{ChunkRest, DecodeError, HEADER_BYTES, Header, Message};
 
 /// What must move within `limits.stall_secs` on a stream that is in use, unless less is left: a peer that sends a byte
 /// now and then stands still.
@@ -39,11 +39,54 @@ impl WireError {
     }
 }
 
-/// Reads one message; `None` where the stream ended between two.
-pub(crate) async fn read_message(stream: &mut RecvStream, stall: Duration) -> Result<Option<Message>, WireError> {
-    match read_header(stream, stall).await? {
-        Some(header) => read_body(stream, header, stall).await.map(Some),
-        None => Ok(None),
+/// A message as far as it has come: what is left where a stream breaks.
+#[derive(Debug, Default)]
+pub(crate) struct Arriving {
+    header: Option<Header>,
+    body: Vec<u8>,
+}
+
+impl Arriving {
+    /// Reads one message; `None` where the stream ended between two.
+    pub(crate) async fn read(
+        &mut self,
+        stream: &mut RecvStream,
+        stall: Duration,
+    ) -> Result<Option<Message>, WireError> {
+        *self = Self::default();
+        match read_header(stream, stall).await? {
+            Some(header) => self.read_body(stream, header, stall).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn read_body(
+        &mut self,
+        stream: &mut RecvStream,
+        header: Header,
+        stall: Duration,
+    ) -> Result<Message, WireError> {
+        self.header = Some(header);
+        // The header's bounds were checked; the memory is touched as the bytes come, not at the robot's promise.
+        self.body.reserve_exact(header.body_bytes);
+        while self.body.len() < header.body_bytes {
+            let enough = header.body_bytes.min(self.body.len() + PROGRESS_BYTES_MIN);
+            let moving = async {
+                while self.body.len() < enough {
+                    let missing = header.body_bytes - self.body.len();
+                    let chunk = stream.read_chunk(missing, true).await?.ok_or(WireError::Ended)?;
+                    self.body.extend_from_slice(&chunk.bytes);
+                }
+                Ok::<_, WireError>(())
+            };
+            progress(stall, moving).await??;
+        }
+        Ok(header.decode_body(std::mem::take(&mut self.body))?)
+    }
+
+    /// The chunk whose message broke off.
+    pub(crate) fn chunk(&self) -> Option<ChunkRest> {
+        self.header.as_ref()?.broken_off_chunk(&self.body)
     }
 }
 
@@ -65,21 +108,7 @@ pub(crate) async fn read_header(stream: &mut RecvStream, stall: Duration) -> Res
 
 /// Reads what belongs to a header.
 pub(crate) async fn read_body(stream: &mut RecvStream, header: Header, stall: Duration) -> Result<Message, WireError> {
-    // The header's bounds were checked; the memory is touched as the bytes come, not at the robot's promise.
-    let mut body = Vec::with_capacity(header.body_bytes);
-    while body.len() < header.body_bytes {
-        let enough = header.body_bytes.min(body.len() + PROGRESS_BYTES_MIN);
-        let moving = async {
-            while body.len() < enough {
-                let missing = header.body_bytes - body.len();
-                let chunk = stream.read_chunk(missing, true).await?.ok_or(WireError::Ended)?;
-                body.extend_from_slice(&chunk.bytes);
-            }
-            Ok::<_, WireError>(())
-        };
-        progress(stall, moving).await??;
-    }
-    Ok(header.decode_body(body)?)
+    Arriving::default().read_body(stream, header, stall).await
 }
 
 /// Reads what belongs to a header and keeps nothing of it.

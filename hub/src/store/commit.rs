@@ -1,8 +1,9 @@
 //! Group commit: episodes that are complete within a few milliseconds become durable together.
 //!
-//! One task takes submissions from a bounded queue, writes one pack a tenant, waits for the store's word, then
-//! registers the pack in the metadata, and only then answers. A pack whose registration fails is an orphan: nothing
-//! refers to it, nobody was told of it, and the robots offer its episodes again.
+//! What comes while a commit is under way is the next one's: nobody waits for company, but two commits begin at least
+//! an interval apart. One task takes submissions from a bounded queue, writes one pack a tenant, waits for the store's
+//! word, then registers the pack in the metadata, and only then answers. A pack whose registration fails is an orphan:
+//! nothing refers to it, nobody was told of it, and the robots offer its episodes again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use object_store::PutPayload;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use zunft_protocol::Manifest;
 use zunft_protocol::ids::{ChunkId, Digest, EpisodeId, TenantId};
@@ -131,22 +133,25 @@ impl Committer {
 impl<R: Register> CommitTask<R> {
     /// Commits until every committer is gone.
     pub(crate) async fn run(mut self) {
+        let mut not_before = Instant::now();
         while let Some(first) = self.queue.recv().await {
-            let batch = self.gather(first).await;
+            let batch = self.gather(first, not_before).await;
+            not_before = Instant::now() + self.interval;
             for (tenant, batch) in by_tenant(batch) {
                 self.commit(&tenant, batch).await;
             }
         }
     }
 
-    /// Waits a moment for more, up to the size of a pack.
-    async fn gather(&mut self, first: Waiting) -> Vec<Waiting> {
+    /// Takes what waits, up to the size of a pack, and before `not_before` also what comes.
+    async fn gather(&mut self, first: Waiting, not_before: Instant) -> Vec<Waiting> {
         let mut bytes = submitted_bytes(&first);
         let mut batch = vec![first];
-        let pause = tokio::time::sleep(self.interval);
+        let pause = tokio::time::sleep_until(not_before);
         tokio::pin!(pause);
         while bytes < self.pack_bytes_max {
             let next = tokio::select! {
+                biased;
                 next = self.queue.recv() => next,
                 () = &mut pause => None,
             };

@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::UploadReply;
+use super::policy::{Rules, UploadPolicy};
 use crate::TenantId;
 use crate::dsse::PublicKey;
 use crate::ids::EpisodeId;
 use crate::limits::UPLOADS_IN_FLIGHT_MAX;
-use crate::message::{PRIORITY_BULK, PRIORITY_LABELLED, Receipt, RejectReason, Want};
+use crate::message::{PRIORITY_BULK, PRIORITY_LABELLED, PRIORITY_URGENT, Receipt, RejectReason, Want};
 
 /// Longest wait that a hub's LATER can impose: beyond it, a confused hub would silence a robot.
 const LATER_MAX: Duration = Duration::from_secs(300);
@@ -22,6 +23,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How urgent an episode is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum UploadClass {
+    /// A failure, or a human intervened: there is most to learn from it.
+    Urgent,
     /// Its outcome is known: learning waits for it.
     Labelled,
     /// Everything else.
@@ -32,8 +35,17 @@ impl UploadClass {
     /// Priority of its stream.
     pub fn priority(self) -> i32 {
         match self {
+            Self::Urgent => PRIORITY_URGENT,
             Self::Labelled => PRIORITY_LABELLED,
             Self::Bulk => PRIORITY_BULK,
+        }
+    }
+
+    /// Uploads that may be open when one of this class begins: bulk leaves a place for what is more urgent.
+    fn in_flight_max(self) -> usize {
+        match self {
+            Self::Urgent | Self::Labelled => UPLOADS_IN_FLIGHT_MAX,
+            Self::Bulk => UPLOADS_IN_FLIGHT_MAX - 1,
         }
     }
 }
@@ -70,6 +82,13 @@ pub enum AgentEvent {
     Broken {
         /// Which episode.
         episode: EpisodeId,
+    },
+    /// What the operator allows, from now on.
+    Policy(UploadPolicy),
+    /// The time of day, where it is known; told again whenever clocks may have moved.
+    TimeOfDay {
+        /// Seconds since midnight, in the time that the policy's windows mean.
+        secs: u32,
     },
 }
 
@@ -123,6 +142,7 @@ pub struct AgentSession {
     not_before: Option<Instant>,
     waiting: BTreeSet<Place>,
     open: BTreeMap<EpisodeId, Place>,
+    rules: Rules,
     orders: Vec<AgentOrder>,
 }
 
@@ -136,6 +156,7 @@ impl AgentSession {
             not_before: None,
             waiting: BTreeSet::new(),
             open: BTreeMap::new(),
+            rules: Rules::default(),
             orders: Vec::new(),
         }
     }
@@ -172,22 +193,37 @@ impl AgentSession {
                 }
             }
             AgentEvent::Broken { episode } => self.put_back(episode, now + RETRY_AFTER),
+            AgentEvent::Policy(policy) => self.rules.set_policy(policy),
+            AgentEvent::TimeOfDay { secs } => self.rules.set_time(secs, now),
         }
-        self.offer_next(now);
+        self.proceed(now);
         std::mem::take(&mut self.orders)
     }
 
     /// Takes the time alone: call it at [`AgentSession::wake_at`].
     #[must_use]
     pub fn handle_timeout(&mut self, now: Instant) -> Vec<AgentOrder> {
-        self.offer_next(now);
+        self.proceed(now);
         std::mem::take(&mut self.orders)
     }
 
+    /// Whether the operator allows uploads now.
+    pub fn is_open(&self, now: Instant) -> bool {
+        self.rules.open(now)
+    }
+
     /// When the session wants to be called though nothing happens.
-    pub fn wake_at(&self) -> Option<Instant> {
-        let room = self.open.len() < UPLOADS_IN_FLIGHT_MAX;
-        if self.connected && room && !self.waiting.is_empty() { self.not_before } else { None }
+    pub fn wake_at(&self, now: Instant) -> Option<Instant> {
+        let offer_at = self.next_place().filter(|_| self.rules.open(now)).and(self.not_before);
+        let edge_at = self.rules.changes_at(now);
+        if self.connected { offer_at.into_iter().chain(edge_at).min() } else { None }
+    }
+
+    /// The episode to offer next, if there is room for it.
+    fn next_place(&self) -> Option<Place> {
+        let place = *self.waiting.first()?;
+        let (class, ..) = place;
+        (self.rules.sends(class) && self.open.len() < class.in_flight_max()).then_some(place)
     }
 
     fn replied(&mut self, episode: EpisodeId, reply: UploadReply, now: Instant) {
@@ -224,13 +260,35 @@ impl AgentSession {
         }
     }
 
+    /// Does what the time and the policy allow.
+    fn proceed(&mut self, now: Instant) {
+        if self.rules.open(now) {
+            self.close_unwanted(|rules, class| rules.sends(class));
+            self.offer_next(now);
+        } else {
+            self.close_unwanted(|_, _| false);
+        }
+    }
+
+    /// Gives up the uploads that are not to go on; the hub keeps what it has of them.
+    fn close_unwanted(&mut self, wanted: impl Fn(&Rules, UploadClass) -> bool) {
+        let rules = &self.rules;
+        let closed: Vec<Place> =
+            self.open.extract_if(.., |_, (class, ..)| !wanted(rules, *class)).map(|(_, place)| place).collect();
+        for place in closed {
+            let (_, _, episode) = place;
+            self.waiting.insert(place);
+            self.orders.push(AgentOrder::Close { episode });
+        }
+    }
+
     fn offer_next(&mut self, now: Instant) {
         if !self.connected || self.not_before.is_some_and(|not_before| now < not_before) {
             return;
         }
         self.not_before = None;
-        while self.open.len() < UPLOADS_IN_FLIGHT_MAX {
-            let Some(place) = self.waiting.pop_first() else { break };
+        while let Some(place) = self.next_place() {
+            self.waiting.remove(&place);
             let (class, _, episode) = place;
             self.open.insert(episode, place);
             self.orders.push(AgentOrder::Offer { episode, priority: class.priority() });
@@ -334,7 +392,7 @@ mod tests {
         let mut robot = robot();
         let _orders = robot.tell(AgentEvent::Connected);
         let _orders = robot.seal(1, UploadClass::Bulk);
-        let want = Want { bitmap: vec![1] };
+        let want = Want { bitmap: vec![1], resume: Vec::new() };
         assert_eq!(robot.reply(1, UploadReply::Want(want.clone())), [AgentOrder::Send { episode: episode(1), want }]);
         assert!(robot.tell(AgentEvent::Disconnected).is_empty());
         assert!(robot.reply(1, durable(1)).is_empty(), "a reply of the old connection");
@@ -349,7 +407,7 @@ mod tests {
         let later = UploadReply::Later(Later { retry_after_ms: 500 });
         assert_eq!(robot.reply(1, later), [AgentOrder::Close { episode: episode(1) }]);
         assert!(robot.seal(2, UploadClass::Labelled).is_empty());
-        assert_eq!(robot.session.wake_at(), Some(robot.now + Duration::from_millis(500)));
+        assert_eq!(robot.session.wake_at(robot.now), Some(robot.now + Duration::from_millis(500)));
         assert!(robot.wait(Duration::from_millis(499)).is_empty());
         assert_eq!(offered(&robot.wait(Duration::from_millis(1))), [episode(2), episode(1)]);
     }
@@ -359,7 +417,7 @@ mod tests {
         let mut robot = robot();
         let _orders = robot.tell(AgentEvent::Connected);
         for n in 0..10 {
-            let _orders = robot.seal(n, UploadClass::Bulk);
+            let _orders = robot.seal(n, UploadClass::Labelled);
         }
         assert_eq!(robot.session.open.len(), UPLOADS_IN_FLIGHT_MAX);
         assert_eq!(offered(&robot.reply(0, durable(0))), [episode(UPLOADS_IN_FLIGHT_MAX as u64)]);
@@ -376,6 +434,67 @@ mod tests {
         assert_eq!(robot.tell(AgentEvent::Withdrawn { episode: episode(2) }), close);
         assert!(robot.reply(2, durable(2)).is_empty(), "its receipt comes too late");
         assert_eq!(robot.session.pending(), 0);
+    }
+
+    #[test]
+    fn failures_go_first_and_bulk_always_leaves_them_a_place() {
+        let mut robot = robot();
+        let _orders = robot.tell(AgentEvent::Connected);
+        for n in 0..10 {
+            let _orders = robot.seal(n, UploadClass::Bulk);
+        }
+        assert_eq!(robot.session.open.len(), UPLOADS_IN_FLIGHT_MAX - 1);
+        let orders = robot.seal(20, UploadClass::Urgent);
+        assert_eq!(orders, [AgentOrder::Offer { episode: episode(20), priority: PRIORITY_URGENT }]);
+        assert!(robot.seal(21, UploadClass::Labelled).is_empty(), "now there is no place");
+        assert_eq!(offered(&robot.reply(20, durable(20))), [episode(21)]);
+        assert!(robot.reply(21, durable(21)).iter().all(|order| !matches!(order, AgentOrder::Offer { .. })));
+    }
+
+    fn policy(metered: bool, windows: &[(u16, u16)]) -> AgentEvent {
+        let windows = windows.iter().map(|&(from, to)| crate::session::policy::Window::new(from, to).unwrap());
+        AgentEvent::Policy(UploadPolicy { windows: windows.collect(), metered })
+    }
+
+    #[test]
+    fn outside_its_windows_a_robot_offers_nothing_and_stops_what_is_under_way() {
+        let mut robot = robot();
+        let _orders = robot.tell(policy(false, &[(600, 660)]));
+        let _orders = robot.tell(AgentEvent::TimeOfDay { secs: 599 * 60 });
+        let _orders = robot.tell(AgentEvent::Connected);
+        assert!(robot.seal(1, UploadClass::Urgent).is_empty(), "ten o'clock is a minute away");
+        assert_eq!(robot.session.wake_at(robot.now), Some(robot.now + Duration::from_secs(60)));
+        assert_eq!(offered(&robot.wait(Duration::from_secs(60))), [episode(1)]);
+        assert_eq!(robot.session.wake_at(robot.now), Some(robot.now + Duration::from_secs(3600)));
+        assert_eq!(robot.wait(Duration::from_secs(3600)), [AgentOrder::Close { episode: episode(1) }]);
+        assert!(robot.reply(1, UploadReply::Later(Later { retry_after_ms: 1 })).is_empty());
+        let orders = robot.tell(AgentEvent::TimeOfDay { secs: 600 * 60 });
+        assert_eq!(offered(&orders), [episode(1)], "the clock was wrong, and is right now");
+    }
+
+    #[test]
+    fn a_closed_window_is_slept_through_although_a_wait_has_passed() {
+        let mut robot = robot();
+        let _orders = robot.tell(policy(false, &[(600, 660)]));
+        let _orders = robot.tell(AgentEvent::TimeOfDay { secs: 600 * 60 });
+        let _orders = robot.tell(AgentEvent::Connected);
+        let _orders = robot.seal(1, UploadClass::Bulk);
+        let _orders = robot.reply(1, UploadReply::Later(Later { retry_after_ms: 500 }));
+        assert_eq!(robot.session.wake_at(robot.now), Some(robot.now + Duration::from_millis(500)));
+        assert!(robot.wait(Duration::from_secs(3600)).is_empty());
+        assert_eq!(robot.session.wake_at(robot.now), Some(robot.now + Duration::from_secs(23 * 3600)));
+    }
+
+    #[test]
+    fn over_a_metered_link_only_labelled_episodes_go() {
+        let mut robot = robot();
+        let _orders = robot.tell(AgentEvent::Connected);
+        assert_eq!(offered(&robot.seal(1, UploadClass::Bulk)), [episode(1)]);
+        assert_eq!(robot.tell(policy(true, &[])), [AgentOrder::Close { episode: episode(1) }]);
+        assert_eq!(offered(&robot.seal(2, UploadClass::Labelled)), [episode(2)]);
+        assert!(offered(&robot.reply(2, durable(2))).is_empty(), "bulk waits for a better link");
+        assert_eq!(robot.session.pending(), 1);
+        assert_eq!(offered(&robot.tell(policy(false, &[]))), [episode(1)]);
     }
 
     #[test]

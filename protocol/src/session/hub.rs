@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::UploadReply;
 use crate::episode::Manifest;
 use crate::ids::{ChunkId, EpisodeId, RobotId, SiteId, TenantId};
-use crate::limits::UPLOADS_IN_FLIGHT_MAX;
-use crate::message::{ChunkBytes, Later, Receipt, Reject, RejectReason, Want};
+use crate::limits::{RESUMES_MAX, UPLOADS_IN_FLIGHT_MAX};
+use crate::message::{ChunkBytes, ChunkRest, Later, Receipt, Reject, RejectReason, Resume, Want};
 
 /// Wait asked of a robot that offers more at once than it may.
 const RETRY_AFTER_MS: u32 = 1000;
@@ -41,11 +41,36 @@ pub enum Known {
         /// Chunks that need not be sent.
         present: BTreeSet<ChunkId>,
     },
+    /// As `New`, and an upload of it broke off before.
+    Begun {
+        /// Chunks that need not be sent.
+        present: BTreeSet<ChunkId>,
+        /// What arrived then.
+        kept: Kept,
+    },
     /// The store cannot say now.
     Unavailable {
         /// When it may.
         retry_after_ms: u32,
     },
+}
+
+/// What a broken-off upload leaves: nothing of it is sent again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Chunks that arrived whole and were verified.
+    pub chunks: Vec<ChunkBytes>,
+    /// Beginnings of chunks, not verified: their hash decides when they are whole.
+    pub prefixes: BTreeMap<ChunkId, Vec<u8>>,
+}
+
+impl Kept {
+    /// Bytes of all parts.
+    pub fn bytes(&self) -> u64 {
+        let chunks: usize = self.chunks.iter().map(|chunk| chunk.bytes.len()).sum();
+        let prefixes: usize = self.prefixes.values().map(Vec::len).sum();
+        (chunks + prefixes) as u64
+    }
 }
 
 /// What happened.
@@ -71,6 +96,13 @@ pub enum HubEvent {
         upload: UploadId,
         /// The chunk.
         chunk: ChunkBytes,
+    },
+    /// The robot sends a chunk from where an earlier upload broke off.
+    ReceivedRest {
+        /// On which stream.
+        upload: UploadId,
+        /// The chunk's end.
+        rest: ChunkRest,
     },
     /// The store's answer to [`HubOrder::Commit`]: it survives a power cut.
     Stored {
@@ -128,8 +160,35 @@ pub enum HubOrder {
 #[derive(Debug)]
 enum Upload {
     LookingUp { episode: EpisodeId, bytes: Vec<u8>, manifest: Box<Manifest> },
-    Receiving { episode: EpisodeId, bytes: Vec<u8>, missing: BTreeMap<ChunkId, u32>, chunks: Vec<ChunkBytes> },
+    Receiving(Receiving),
     Committing,
+}
+
+#[derive(Debug)]
+struct Receiving {
+    episode: EpisodeId,
+    bytes: Vec<u8>,
+    /// Chunks that are not whole yet, and their sizes.
+    missing: BTreeMap<ChunkId, u32>,
+    /// What is.
+    kept: Kept,
+}
+
+impl Receiving {
+    /// Adds what arrived of a chunk that never became whole.
+    fn begin(&mut self, arrived: ChunkRest) {
+        let Some(&size) = self.missing.get(&arrived.id) else { return };
+        let mut prefix = self.kept.prefixes.remove(&arrived.id).unwrap_or_default();
+        // A robot that sends from elsewhere than asked says nothing about the bytes in between.
+        if arrived.from as usize > prefix.len() {
+            return;
+        }
+        prefix.truncate(arrived.from as usize);
+        prefix.extend(arrived.bytes);
+        if prefix.len() < size as usize {
+            self.kept.prefixes.insert(arrived.id, prefix);
+        }
+    }
 }
 
 /// The hub's decisions about one robot's uploads.
@@ -159,6 +218,7 @@ impl HubSession {
             HubEvent::Offered { upload, manifest } => self.offered(upload, manifest),
             HubEvent::LookedUp { upload, known } => self.looked_up(upload, known),
             HubEvent::Received { upload, chunk } => self.received(upload, chunk),
+            HubEvent::ReceivedRest { upload, rest } => self.received_rest(upload, rest),
             HubEvent::Stored { upload, receipt } => self.finish(upload, UploadReply::Durable(receipt)),
             HubEvent::NotStored { upload, retry_after_ms } => {
                 self.finish(upload, UploadReply::Later(Later { retry_after_ms }));
@@ -168,6 +228,17 @@ impl HubSession {
             }
         }
         std::mem::take(&mut self.orders)
+    }
+
+    /// Ends an upload whose stream broke, with what arrived of the chunk under way, and returns what is worth keeping
+    /// for its next offer.
+    #[must_use]
+    pub fn break_off(&mut self, upload: UploadId, arrived: Option<ChunkRest>) -> Option<(EpisodeId, Kept)> {
+        let Some(Upload::Receiving(mut receiving)) = self.uploads.remove(&upload) else { return None };
+        if let Some(arrived) = arrived {
+            receiving.begin(arrived);
+        }
+        (receiving.kept.bytes() > 0).then_some((receiving.episode, receiving.kept))
     }
 
     fn offered(&mut self, upload: UploadId, bytes: Vec<u8>) {
@@ -202,27 +273,51 @@ impl HubSession {
             Known::Durable(receipt) => self.finish(upload, UploadReply::Durable(receipt)),
             Known::Conflict => self.reject(upload, RejectReason::Conflict),
             Known::Unavailable { retry_after_ms } => self.finish(upload, UploadReply::Later(Later { retry_after_ms })),
-            Known::New { present } => {
-                let mut missing = BTreeMap::new();
-                // A chunk that the manifest lists twice is wanted once.
-                let want = Want::new(
-                    manifest
-                        .chunks()
-                        .map(|chunk| !present.contains(&chunk.id) && missing.insert(chunk.id, chunk.bytes).is_none()),
-                );
-                if missing.is_empty() {
-                    self.uploads.insert(upload, Upload::Committing);
-                    self.orders.push(HubOrder::Commit { upload, episode, manifest: bytes, chunks: Vec::new() });
-                } else {
-                    self.uploads.insert(upload, Upload::Receiving { episode, bytes, missing, chunks: Vec::new() });
-                    self.orders.push(HubOrder::Reply { upload, reply: UploadReply::Want(want) });
-                }
-            }
+            Known::New { present } => self.receive(upload, episode, bytes, &manifest, &present, Kept::default()),
+            Known::Begun { present, kept } => self.receive(upload, episode, bytes, &manifest, &present, kept),
         }
     }
 
+    /// Asks for what neither the store nor a broken-off upload has.
+    fn receive(
+        &mut self,
+        upload: UploadId,
+        episode: EpisodeId,
+        bytes: Vec<u8>,
+        manifest: &Manifest,
+        present: &BTreeSet<ChunkId>,
+        mut kept: Kept,
+    ) {
+        let mut missing: BTreeMap<ChunkId, u32> = manifest
+            .chunks()
+            .filter(|chunk| !present.contains(&chunk.id))
+            .map(|chunk| (chunk.id, chunk.bytes))
+            .collect();
+        kept.chunks.retain(|chunk| missing.remove(&chunk.id).is_some());
+        kept.prefixes.retain(|id, prefix| missing.get(id).is_some_and(|&size| prefix.len() < size as usize));
+        if missing.is_empty() {
+            return self.commit(upload, episode, bytes, kept.chunks);
+        }
+        // A chunk that the manifest lists twice is wanted once.
+        let mut told = BTreeSet::new();
+        let mut want =
+            Want::new(manifest.chunks().map(|chunk| missing.contains_key(&chunk.id) && told.insert(chunk.id)));
+        want.resume = manifest
+            .chunks()
+            .enumerate()
+            .filter(|(index, _)| want.contains(*index))
+            .filter_map(|(index, chunk)| {
+                let from = kept.prefixes.get(&chunk.id)?.len() as u32;
+                Some(Resume { chunk: index as u32, from })
+            })
+            .take(RESUMES_MAX)
+            .collect();
+        self.uploads.insert(upload, Upload::Receiving(Receiving { episode, bytes, missing, kept }));
+        self.orders.push(HubOrder::Reply { upload, reply: UploadReply::Want(want) });
+    }
+
     fn received(&mut self, upload: UploadId, chunk: ChunkBytes) {
-        let Some(Upload::Receiving { missing, chunks, .. }) = self.uploads.get_mut(&upload) else {
+        let Some(Upload::Receiving(Receiving { missing, kept, .. })) = self.uploads.get_mut(&upload) else {
             if self.uploads.contains_key(&upload) {
                 self.reject(upload, RejectReason::WrongChunk);
             }
@@ -232,13 +327,37 @@ impl HubSession {
         if expected != Some(chunk.bytes.len() as u32) || ChunkId::of(&chunk.bytes) != chunk.id {
             return self.reject(upload, RejectReason::WrongChunk);
         }
-        chunks.push(chunk);
+        kept.prefixes.remove(&chunk.id);
+        kept.chunks.push(chunk);
         if missing.is_empty()
-            && let Some(Upload::Receiving { episode, bytes, chunks, .. }) =
-                self.uploads.insert(upload, Upload::Committing)
+            && let Some(Upload::Receiving(Receiving { episode, bytes, kept, .. })) = self.uploads.remove(&upload)
         {
-            self.orders.push(HubOrder::Commit { upload, episode, manifest: bytes, chunks });
+            self.commit(upload, episode, bytes, kept.chunks);
         }
+    }
+
+    fn received_rest(&mut self, upload: UploadId, rest: ChunkRest) {
+        let Some(Upload::Receiving(Receiving { missing, kept, .. })) = self.uploads.get_mut(&upload) else {
+            if self.uploads.contains_key(&upload) {
+                self.reject(upload, RejectReason::WrongChunk);
+            }
+            return;
+        };
+        let prefix = kept.prefixes.remove(&rest.id).filter(|prefix| prefix.len() == rest.from as usize);
+        let Some(mut bytes) = prefix else {
+            return self.reject(upload, RejectReason::WrongChunk);
+        };
+        bytes.extend(rest.bytes);
+        if missing.get(&rest.id).is_some_and(|&size| size as usize == bytes.len()) && ChunkId::of(&bytes) != rest.id {
+            // Whose fault it is nobody can say: both parts are thrown away, and the whole chunk is asked for next time.
+            return self.finish(upload, UploadReply::Later(Later { retry_after_ms: RETRY_AFTER_MS }));
+        }
+        self.received(upload, ChunkBytes { id: rest.id, bytes });
+    }
+
+    fn commit(&mut self, upload: UploadId, episode: EpisodeId, manifest: Vec<u8>, chunks: Vec<ChunkBytes>) {
+        self.uploads.insert(upload, Upload::Committing);
+        self.orders.push(HubOrder::Commit { upload, episode, manifest, chunks });
     }
 
     fn reject(&mut self, upload: UploadId, reason: RejectReason) {
@@ -307,7 +426,7 @@ mod tests {
         assert!(matches!(offer(&mut session, &manifest)[..], [HubOrder::LookUp { .. }]));
         let present = BTreeSet::from([ChunkId::of(b"a")]);
         let orders = look_up(&mut session, Known::New { present });
-        let want = UploadReply::Want(Want { bitmap: vec![0b10] });
+        let want = UploadReply::Want(Want { bitmap: vec![0b10], resume: Vec::new() });
         assert_eq!(orders, [HubOrder::Reply { upload: UPLOAD, reply: want }]);
         let orders = receive(&mut session, chunk(b"b"));
         let commit = HubOrder::Commit {
@@ -368,7 +487,7 @@ mod tests {
         let mut session = session();
         let _orders = offer(&mut session, &manifest_of(&[b"a", b"a"]));
         let orders = look_up(&mut session, Known::New { present: BTreeSet::new() });
-        let want = UploadReply::Want(Want { bitmap: vec![0b01] });
+        let want = UploadReply::Want(Want { bitmap: vec![0b01], resume: Vec::new() });
         assert_eq!(orders, [HubOrder::Reply { upload: UPLOAD, reply: want }]);
         assert!(matches!(receive(&mut session, chunk(b"a"))[..], [HubOrder::Commit { .. }]));
     }
@@ -401,5 +520,100 @@ mod tests {
         let mut second = session();
         let _orders = offer(&mut second, &manifest);
         assert_eq!(look_up(&mut second, Known::Conflict), rejected(RejectReason::Conflict));
+    }
+    /// The answer to an offer of which `kept` arrived before.
+    fn take_up(session: &mut HubSession, manifest: &Manifest, kept: Kept) -> Vec<HubOrder> {
+        let _orders = offer(session, manifest);
+        look_up(session, Known::Begun { present: BTreeSet::new(), kept })
+    }
+
+    fn wanted(bitmap: u8, resume: &[(u32, u32)]) -> Vec<HubOrder> {
+        let resume = resume.iter().map(|&(chunk, from)| Resume { chunk, from }).collect();
+        vec![HubOrder::Reply { upload: UPLOAD, reply: UploadReply::Want(Want { bitmap: vec![bitmap], resume }) }]
+    }
+
+    fn rest(whole: &[u8], from: u32) -> ChunkRest {
+        ChunkRest { id: ChunkId::of(whole), from, bytes: whole[from as usize..].to_vec() }
+    }
+
+    /// What is kept of an upload of `manifest` that broke off after `chunks` and `arrived`.
+    fn broken_off(manifest: &Manifest, chunks: &[&[u8]], arrived: ChunkRest) -> Kept {
+        let mut session = session();
+        let _orders = offer(&mut session, manifest);
+        let _orders = look_up(&mut session, Known::New { present: BTreeSet::new() });
+        for bytes in chunks {
+            assert!(receive(&mut session, chunk(bytes)).is_empty());
+        }
+        let (episode, kept) = session.break_off(UPLOAD, Some(arrived)).unwrap();
+        assert_eq!((episode, session.open()), (manifest.id(), 0));
+        kept
+    }
+
+    #[test]
+    fn what_arrived_before_a_break_is_not_asked_for_again() {
+        let manifest = manifest_of(&[b"first", b"second", b"third"]);
+        let arrived = ChunkRest { id: ChunkId::of(b"second"), from: 0, bytes: b"sec".to_vec() };
+        let kept = broken_off(&manifest, &[b"first"], arrived);
+        assert_eq!(kept.bytes(), 8);
+        let mut session = session();
+        assert_eq!(take_up(&mut session, &manifest, kept), wanted(0b110, &[(1, 3)]));
+        assert!(session.handle(HubEvent::ReceivedRest { upload: UPLOAD, rest: rest(b"second", 3) }).is_empty());
+        let orders = receive(&mut session, chunk(b"third"));
+        let [HubOrder::Commit { chunks, .. }] = &orders[..] else { panic!("{orders:?}") };
+        assert_eq!(chunks[..], [chunk(b"first"), chunk(b"second"), chunk(b"third")]);
+    }
+
+    #[test]
+    fn a_chunk_that_breaks_off_twice_goes_on_from_the_second_break() {
+        let manifest = manifest_of(&[b"a long chunk"]);
+        let id = ChunkId::of(b"a long chunk");
+        let kept = broken_off(&manifest, &[], ChunkRest { id, from: 0, bytes: b"a lo".to_vec() });
+        let mut session = session();
+        assert_eq!(take_up(&mut session, &manifest, kept), wanted(1, &[(0, 4)]));
+        let (_, kept) = session.break_off(UPLOAD, Some(ChunkRest { id, from: 4, bytes: b"ng".to_vec() })).unwrap();
+        assert_eq!(take_up(&mut session, &manifest, kept), wanted(1, &[(0, 6)]));
+        let orders = session.handle(HubEvent::ReceivedRest { upload: UPLOAD, rest: rest(b"a long chunk", 6) });
+        assert!(matches!(&orders[..], [HubOrder::Commit { chunks, .. }] if chunks[..] == [chunk(b"a long chunk")]));
+    }
+
+    #[test]
+    fn a_beginning_that_does_not_fit_the_hash_is_thrown_away_and_the_chunk_asked_for_whole() {
+        let manifest = manifest_of(&[b"chunk"]);
+        let kept = broken_off(&manifest, &[], ChunkRest { id: ChunkId::of(b"chunk"), from: 0, bytes: b"XX".to_vec() });
+        let mut session = session();
+        assert_eq!(take_up(&mut session, &manifest, kept), wanted(1, &[(0, 2)]));
+        let orders = session.handle(HubEvent::ReceivedRest { upload: UPLOAD, rest: rest(b"chunk", 2) });
+        assert!(matches!(orders[..], [HubOrder::Reply { reply: UploadReply::Later(_), .. }]), "{orders:?}");
+        assert_eq!(session.break_off(UPLOAD, None), None, "nothing is kept of it");
+        assert_eq!(take_up(&mut session, &manifest, Kept::default()), wanted(1, &[]));
+    }
+
+    #[test]
+    fn a_rest_that_was_not_asked_for_or_begins_elsewhere_is_rejected() {
+        let manifest = manifest_of(&[b"chunk"]);
+        let whole = || Kept { prefixes: [(ChunkId::of(b"chunk"), b"ch".to_vec())].into(), chunks: Vec::new() };
+        for (kept, rest) in
+            [(whole(), rest(b"chunk", 3)), (Kept::default(), rest(b"chunk", 0)), (whole(), rest(b"x", 0))]
+        {
+            let mut session = session();
+            let _orders = take_up(&mut session, &manifest, kept);
+            assert_eq!(
+                session.handle(HubEvent::ReceivedRest { upload: UPLOAD, rest }),
+                rejected(RejectReason::WrongChunk)
+            );
+        }
+    }
+
+    #[test]
+    fn what_was_kept_of_another_episode_or_in_excess_is_not_believed() {
+        let manifest = manifest_of(&[b"chunk"]);
+        let mut kept = Kept { chunks: vec![chunk(b"alien")], prefixes: BTreeMap::new() };
+        kept.prefixes.insert(ChunkId::of(b"chunk"), b"longer than it".to_vec());
+        kept.prefixes.insert(ChunkId::of(b"alien"), b"al".to_vec());
+        assert_eq!(take_up(&mut session(), &manifest, kept), wanted(1, &[]));
+        let arrived = ChunkRest { id: ChunkId::of(b"chunk"), from: 3, bytes: b"nk".to_vec() };
+        let mut session = session();
+        let _orders = take_up(&mut session, &manifest, Kept::default());
+        assert_eq!(session.break_off(UPLOAD, Some(arrived)), None, "bytes with a gap before them");
     }
 }

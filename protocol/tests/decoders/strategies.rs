@@ -17,10 +17,11 @@ use zunft_protocol::episode::{
 use zunft_protocol::ids::{
     BootId, ChunkId, Digest, EmbodimentId, EpisodeId, KeyId, RecordingId, ReleaseId, SkillVersion, SnapshotId, TaskName,
 };
+use zunft_protocol::limits::RESUMES_MAX;
 use zunft_protocol::local::{Act, Begin, BeginActor};
 use zunft_protocol::message::{
-    ChunkBytes, EvictionReason, Fetch, Found, Later, Message, Receipt, Reject, RejectReason, ReleaseReport,
-    ReleaseState, Report, SignedObject, Tombstone, Want,
+    ChunkBytes, ChunkRest, EvictionReason, Fetch, Found, Later, Message, Receipt, Reject, RejectReason, ReleaseReport,
+    ReleaseState, Report, Resume, SignedObject, Tombstone, Want,
 };
 use zunft_protocol::release::{
     AssignedRelease, Assignment, Lineage, Publisher, ReleaseFile, ReleaseManifest, Root, VersionFloor,
@@ -368,13 +369,14 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         RejectReason::TooLarge,
     ]);
     let chunk = (any::<[u8; 32]>(), bytes(200));
+    let rest = (any::<[u8; 32]>(), any::<u32>(), bytes(200));
     let fetch = (any::<[u8; 32]>(), any::<u64>());
     prop_oneof![
         report().prop_map(Message::Report),
         bytes(200).prop_map(|envelope| Message::Assign(SignedObject { envelope })),
         bytes(200).prop_map(|envelope| Message::Root(SignedObject { envelope })),
         bytes(200).prop_map(Message::Offer),
-        bytes(200).prop_map(|bitmap| Message::Want(Want { bitmap })),
+        (bytes(200), vec(resume(), 0..RESUMES_MAX)).prop_map(|(bitmap, resume)| Message::Want(Want { bitmap, resume })),
         any::<u32>().prop_map(|retry_after_ms| Message::Later(Later { retry_after_ms })),
         reason.prop_map(|reason| Message::Reject(Reject { reason })),
         chunk.prop_map(|(id, bytes)| Message::Chunk(ChunkBytes { id: ChunkId::from_bytes(id), bytes })),
@@ -382,9 +384,18 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         fetch.prop_map(|(digest, offset)| Message::Fetch(Fetch { digest: Digest::from_bytes(digest), offset })),
         any::<u64>().prop_map(|bytes_total| Message::Found(Found { bytes_total })),
         Just(Message::Missing),
+        rest.prop_map(|(id, from, bytes)| {
+            Message::ChunkRest(ChunkRest { id: ChunkId::from_bytes(id), from, bytes })
+        }),
+        any::<u64>().prop_map(Message::Ping),
+        any::<u64>().prop_map(Message::Pong),
         vec(tombstone(), 0..5).prop_map(Message::Evicted),
         vec(any::<u64>(), 0..5).prop_map(Message::EvictionsStored),
     ]
+}
+
+fn resume() -> impl Strategy<Value = Resume> {
+    any::<(u32, u32)>().prop_map(|(chunk, from)| Resume { chunk, from })
 }
 
 pub(crate) fn act() -> impl Strategy<Value = Act> {

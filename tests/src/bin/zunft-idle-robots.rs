@@ -3,10 +3,11 @@
 //! ```text
 //! zunft-idle-robots make HUB_CONFIG ROBOTS FILE     certificates for so many robots, from a hub that does not run
 //! zunft-idle-robots run HUB_ADDRESS FILE            connects them all, and keeps them connected as agents do
-//! zunft-idle-robots silent HUB_ADDRESS FILE         connects them all, and never speaks
+//! zunft-idle-robots silent HUB_ADDRESS FILE         connects them all; all but the last never speak
 //! ```
 //! `run` prints `all N` whenever the last of N robots has its connection, and `lost` whenever the first has lost it.
-//! `silent` prints `opened N` and, when the hub has closed the last of them, `closed N`.
+//! `silent` prints `opened N` and, when the hub has closed the last of the silent ones, `closed N served M`: the last
+//! robot has uploaded M episodes meanwhile, one after the other, and each became durable.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
@@ -25,11 +26,15 @@ use zunft_hub::config::HubConfig;
 use zunft_hub::hub::Hub;
 use zunft_hub::identity::RobotIdentity;
 use zunft_protocol::message::CloseCode;
+use zunft_tests::episode::Episode;
 use zunft_tests::peer::{self, Credentials, Peer};
 
 /// As in the agent: a sign of life, and the longest wait for a connection to stand.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(20);
+
+/// The working robot's rest between two episodes.
+const WORK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Robots that are switched on at the same moment.
 const SWITCHED_ON_MAX: usize = 64;
@@ -52,17 +57,17 @@ async fn make(config: &str, robots: usize, file: &str) -> anyhow::Result<()> {
     let hub = Hub::start(HubConfig::load(Some(config.as_ref()))?).await?;
     let mut file = BufWriter::new(File::create(file)?);
     for number in 0..robots {
-        let identity = RobotIdentity {
-            tenant: zunft_hub::pki::default_tenant(),
-            site: "hall".parse()?,
-            robot: format!("idle-{number}").parse()?,
-        };
-        let credentials = Credentials::from(&hub.add_robot(&identity).await?);
+        let credentials = Credentials::from(&hub.add_robot(&identity(number)?).await?);
         writeln!(file, "{}", serde_json::to_string(&credentials)?)?;
     }
     file.flush()?;
     hub.shutdown().await;
     Ok(())
+}
+
+fn identity(number: usize) -> anyhow::Result<RobotIdentity> {
+    let (site, robot) = ("hall".parse()?, format!("idle-{number}").parse()?);
+    Ok(RobotIdentity { tenant: zunft_hub::pki::default_tenant(), site, robot })
 }
 
 fn read(file: &str) -> anyhow::Result<Vec<ClientConfig>> {
@@ -146,10 +151,15 @@ async fn stay(mut peer: Peer) {
     }
 }
 
-/// Opens connections and says nothing on them, until the hub has closed them all.
-async fn silent(hub: SocketAddr, configs: Vec<ClientConfig>) -> anyhow::Result<()> {
+/// Opens connections and says nothing on them, until the hub has closed them all; one robot works all the while.
+async fn silent(hub: SocketAddr, mut configs: Vec<ClientConfig>) -> anyhow::Result<()> {
     let endpoint = Endpoint::client("127.0.0.1:0".parse()?)?;
+    let honest = configs.pop().context("no robots")?;
     let (count, switches) = (configs.len(), Arc::new(Semaphore::new(SWITCHED_ON_MAX)));
+    let served = Arc::new(AtomicUsize::new(0));
+    let peer = Peer::connect(&endpoint, hub, honest).await?;
+    let mut working = JoinSet::new();
+    working.spawn(work(peer, identity(count)?, served.clone()));
     let opened = Arc::new(AtomicUsize::new(0));
     let mut robots = JoinSet::new();
     for config in configs {
@@ -168,6 +178,19 @@ async fn silent(hub: SocketAddr, configs: Vec<ClientConfig>) -> anyhow::Result<(
         let code = closed??;
         ensure!(code == Some(CloseCode::Protocol), "a silent connection ended with {code:?}");
     }
-    say(&format!("closed {count}"));
+    if let Some(ended) = working.try_join_next() {
+        ended??;
+    }
+    say(&format!("closed {count} served {}", served.load(Ordering::SeqCst)));
     Ok(())
+}
+
+/// Uploads one episode after the other.
+async fn work(peer: Peer, identity: RobotIdentity, served: Arc<AtomicUsize>) -> anyhow::Result<()> {
+    loop {
+        let episode = Episode::new(&identity, served.load(Ordering::SeqCst) as u64, 3);
+        peer.upload(&episode).await.context("the honest robot is not served")?;
+        served.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(WORK_INTERVAL).await;
+    }
 }

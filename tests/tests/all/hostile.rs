@@ -129,7 +129,7 @@ async fn what_is_no_message_or_out_of_place_ends_the_connection_and_says_why() {
     let chunk = Message::Chunk(ChunkBytes { id: ChunkId::of(b"x"), bytes: b"x".to_vec() }).encode();
     let mut flipped = offer(&manifest);
     *flipped.last_mut().unwrap() ^= 1;
-    let violations: Vec<(&str, Vec<u8>)> = vec![
+    let violations = [
         ("noise", vec![0xff; 64]),
         ("an unknown type", header(999, 1, 0, 0)),
         ("an unknown schema", header(16, 2, 0, 8)),

@@ -65,7 +65,7 @@ fn body() -> Embodiment {
 /// Values from 1 to 2 that depend on their recording, step and place in every bit, so that any mix-up shows.
 fn values(recording: u32, step: u64, len: u32) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64((u64::from(recording) << 32) ^ step);
-    (0..len).map(|_| f32::from_bits(0x3f80_0000 | rng.next_u32() >> 9)).collect()
+    (0..len).map(|_| f32::from_bits(0x3f80_0000 | (rng.next_u32() >> 9))).collect()
 }
 
 fn number(name: &str, default: u64) -> u64 {
@@ -248,7 +248,7 @@ fn kills_of_hub_and_agent_lose_double_and_alter_nothing() {
 
 /// A control program that records episode after episode, whoever dies meanwhile.
 fn control_program(socket: &Path, robot: u32, seed: u64, stop: &AtomicBool) -> Records {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ u64::from(robot) << 32);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ (u64::from(robot) << 32));
     let mut records = Records::new();
     let mut number = robot * NUMBERS_PER_ROBOT;
     let go_on = || !stop.load(Ordering::Relaxed);

@@ -98,6 +98,12 @@ impl TestRobot {
         object.envelope
     }
 
+    /// Waits for a sign of life.
+    pub(super) async fn ping(&mut self, number: u64) {
+        self.control.0.write_all(&Message::Ping(number).encode()).await.unwrap();
+        assert_eq!(read(&mut self.control.1).await, Message::Pong(number));
+    }
+
     pub(super) async fn offer(&self, manifest: &Manifest) -> Upload {
         let (mut send, mut recv) = self.connection.open_bi().await.unwrap();
         send.write_all(&Message::Offer(manifest.encode()).encode()).await.unwrap();

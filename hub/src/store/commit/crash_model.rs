@@ -59,7 +59,15 @@ impl Power {
 
 /// Robots' episodes, made once: they cost more than a schedule.
 struct Offers {
-    episodes: Vec<Episode>,
+    episodes: Vec<Offer>,
+}
+
+/// An episode with what is computed of it again and again.
+struct Offer {
+    episode: Episode,
+    id: EpisodeId,
+    recording: RecordingId,
+    manifest_bytes: Vec<u8>,
 }
 
 impl Offers {
@@ -76,7 +84,11 @@ impl Offers {
             cousin.manifest.streams[0].chunks[0] = episodes[i].manifest.streams[0].chunks[0].clone();
             episodes.push(cousin);
         }
-        Self { episodes }
+        let offer = |episode: Episode| {
+            let manifest_bytes = episode.manifest.encode();
+            Offer { id: EpisodeId::of(&manifest_bytes), recording: episode.manifest.recording, manifest_bytes, episode }
+        };
+        Self { episodes: episodes.into_iter().map(offer).collect() }
     }
 }
 
@@ -140,19 +152,19 @@ impl<'a, C: Catalog + Clone + 'static> World<'a, C> {
     async fn offer(&mut self, batch: &[usize]) -> Vec<(usize, Submission)> {
         let mut submissions = Vec::new();
         for &index in batch {
-            let episode = &self.offers.episodes[index];
-            let manifest = &episode.manifest;
-            if let Some(present) = self.catalog.inner.episode_of(manifest.recording).await {
-                if present == manifest.id() {
+            let offer = &self.offers.episodes[index];
+            if let Some(present) = self.catalog.inner.episode_of(offer.recording).await {
+                if present == offer.id {
                     self.told(index);
                 }
                 continue;
             }
+            let manifest = offer.episode.manifest.clone();
             let ids: Vec<ChunkId> = manifest.chunks().map(|chunk| chunk.id).collect();
             let present = self.catalog.inner.present(&ids).await;
-            let chunks = episode.chunk_bytes().into_iter().filter(|chunk| !present.contains(&chunk.id)).collect();
-            let (manifest, manifest_bytes) = (manifest.clone(), manifest.encode());
-            let submission = Submission { tenant: tenant(), episode: manifest.id(), manifest, manifest_bytes, chunks };
+            let chunks = offer.episode.chunk_bytes().into_iter().filter(|chunk| !present.contains(&chunk.id)).collect();
+            let manifest_bytes = offer.manifest_bytes.clone();
+            let submission = Submission { tenant: tenant(), episode: offer.id, manifest, manifest_bytes, chunks };
             submissions.push((index, submission));
         }
         submissions
@@ -200,9 +212,9 @@ impl<'a, C: Catalog + Clone + 'static> World<'a, C> {
 
     /// A robot hears DURABLE, and frees its copy.
     fn told(&mut self, index: usize) {
-        let recording = self.offers.episodes[index].manifest.recording;
+        let recording = self.offers.episodes[index].recording;
         let first = *self.durable.entry(recording).or_insert(index);
-        let same = self.offers.episodes[first].manifest.id() == self.offers.episodes[index].manifest.id();
+        let same = self.offers.episodes[first].id == self.offers.episodes[index].id;
         assert!(same, "recording {recording} has two episodes that robots were told of");
     }
 
@@ -210,15 +222,15 @@ impl<'a, C: Catalog + Clone + 'static> World<'a, C> {
     async fn check(&self) {
         let store = Store::of_unsettled(self.objects.clone(), self.objects.clone());
         for (&recording, &index) in &self.durable {
-            let episode = &self.offers.episodes[index];
-            let id = episode.manifest.id();
+            let Offer { episode, id, manifest_bytes, .. } = &self.offers.episodes[index];
+            let id = *id;
             assert_eq!(
                 self.catalog.inner.episode_of(recording).await,
                 Some(id),
                 "recording {recording} changed its episode"
             );
             let place = self.catalog.inner.manifest_place(id).await.expect("a durable episode is listed");
-            self.reads(&store, place, &episode.manifest.encode()).await;
+            self.reads(&store, place, manifest_bytes).await;
             for (chunk, bytes) in episode.manifest.chunks().zip(&episode.chunks) {
                 let place =
                     self.catalog.inner.chunk_place(chunk.id).await.expect("a durable episode's chunk is listed");

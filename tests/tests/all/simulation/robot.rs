@@ -206,8 +206,9 @@ impl Fleet {
     fn tell_sealed(&mut self, robot: RobotIndex, episode: EpisodeId) {
         let (ordinal, sealed) = self.robots[robot].sealed(episode).unwrap();
         let class = match sealed.outcome {
+            Outcome::Failure => UploadClass::Urgent,
+            Outcome::Success => UploadClass::Labelled,
             Outcome::Unknown => UploadClass::Bulk,
-            Outcome::Success | Outcome::Failure => UploadClass::Labelled,
         };
         self.tell(robot, AgentEvent::Sealed { episode, class, ordinal });
     }
@@ -339,7 +340,7 @@ impl Fleet {
         }
         let (now, agent) = (self.instant(), &self.robots[robot]);
         let life = agent.life;
-        if let Some(at) = agent.session.as_ref().and_then(AgentSession::wake_at) {
+        if let Some(at) = agent.session.as_ref().and_then(|session| session.wake_at(now)) {
             let wait = at.saturating_duration_since(now);
             self.soon(wait, Event::Wake { robot, life });
         }
