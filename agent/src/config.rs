@@ -2,6 +2,7 @@
 //!
 //! `ZUNFT_AGENT__SPOOL__BYTES_MAX=...` overrides `bytes_max` of `[spool]`. docs/agent.toml shows every key.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -86,9 +87,9 @@ impl Default for HubConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SpoolConfig {
-    /// Most bytes on disk. When they are used, recording stops until episodes are uploaded; nothing is deleted.
+    /// Most bytes on disk. When they are used, `when_full` says what happens.
     pub bytes_max: u64,
-    /// Bytes that stay free on the file system. Below, recording stops as if the spool were full.
+    /// Bytes that stay free on the file system. Below, the spool is full, too.
     pub free_bytes_min: u64,
     /// Bytes of one segment, allocated ahead; two always exist. Larger ones are fewer, smaller ones free sooner.
     pub segment_bytes: u64,
@@ -96,6 +97,21 @@ pub struct SpoolConfig {
     pub sync_interval_ms: u64,
     /// Waiting bytes at which the disk is synced before the interval ends.
     pub sync_bytes: u64,
+    /// `evict`: give up whole episodes that are not uploaded yet, the least valuable first. `stop`: recording stops
+    /// until episodes are uploaded.
+    pub when_full: WhenFull,
+    /// Tasks whose episodes are never given up.
+    pub pinned_tasks: BTreeSet<TaskName>,
+}
+
+/// See [`SpoolConfig::when_full`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenFull {
+    /// The least valuable episodes go, and the hub is told.
+    Evict,
+    /// Nothing is deleted.
+    Stop,
 }
 
 impl Default for SpoolConfig {
@@ -106,6 +122,8 @@ impl Default for SpoolConfig {
             segment_bytes: 16 * 1024 * 1024,
             sync_interval_ms: 100,
             sync_bytes: 1024 * 1024,
+            when_full: WhenFull::Evict,
+            pinned_tasks: BTreeSet::new(),
         }
     }
 }
@@ -390,6 +408,8 @@ mod tests {
         refused(&format!("{hub}address = \"x:1\"\n"), "hub.ca");
         refused(&format!("{hub}[spool]\nbytes_max = 1\n"), "spool.bytes_max");
         refused(&format!("{hub}[spool]\nsync_interval_ms = 0\n"), "spool.sync_interval_ms");
+        refused(&format!("{hub}[spool]\nwhen_full = \"panic\"\n"), "when_full");
+        refused(&format!("{hub}[spool]\npinned_tasks = [\"No Task\"]\n"), "pinned_tasks");
         refused(&format!("{hub}[upload]\nreconnect_secs_min = 0\n"), "upload.reconnect_secs_min");
         refused(&format!("{hub}[upload]\nbytes_per_second_max = 10\n"), "upload.bytes_per_second_max");
         refused(&format!("{hub}[[upload.windows]]\nfrom = \"25:00\"\nto = \"6:00\"\n"), "25:00");

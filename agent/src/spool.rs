@@ -5,6 +5,7 @@
 //! It does not know who records or who uploads.
 
 mod disk;
+mod eviction;
 mod index;
 mod log;
 mod mailbox;
@@ -32,15 +33,17 @@ use zunft_protocol::episode::{Actor, Clock, EpisodeEnd, Outcome};
 use zunft_protocol::ids::{ChunkId, EpisodeId, RecordingId, TaskName};
 use zunft_protocol::limits::CHUNK_BYTES_TARGET;
 use zunft_protocol::local::{Ended, Progress};
+use zunft_protocol::message::Tombstone;
 
-use self::disk::{Disk as _, FolderDisk};
+use self::disk::{Disk, FolderDisk};
+use self::eviction::EvictionPolicy;
 use self::index::Index;
 pub use self::index::StoredEpisode;
 use self::log::Room;
 use self::mailbox::Mailbox;
 use self::recorder::Opening;
-use self::worker::{Command, CommitPolicy, Worker};
-use crate::config::SpoolConfig;
+use self::worker::{Command, CommitPolicy, RETRY_INTERVAL, Worker};
+use crate::config::{SpoolConfig, WhenFull};
 use crate::identity::Identity;
 
 /// Smallest `spool.segment_bytes` that holds any allowed step.
@@ -107,6 +110,10 @@ pub struct SpoolStatus {
     pub recordings_damaged: u64,
     /// Segments of which something could not be read at the start.
     pub segments_damaged: u64,
+    /// Episodes given up for want of room since the agent started.
+    pub episodes_evicted: u64,
+    /// Given up, and the hub does not know of it yet.
+    pub evictions_untold: u64,
     /// Why no steps are taken now.
     pub refuses: Option<String>,
 }
@@ -120,6 +127,7 @@ struct Shared {
     recordings_open: AtomicU64,
     recordings_open_bytes: AtomicU64,
     recordings_total: AtomicU64,
+    evicted: AtomicU64,
     bytes_max: u64,
     /// Counts changes, so that an uploader can wait for one.
     changes: watch::Sender<u64>,
@@ -135,6 +143,7 @@ impl Shared {
             recordings_open: AtomicU64::new(0),
             recordings_open_bytes: AtomicU64::new(0),
             recordings_total: AtomicU64::new(0),
+            evicted: AtomicU64::new(0),
             bytes_max,
             changes: watch::Sender::new(0),
         }
@@ -196,6 +205,9 @@ pub struct Spool {
 
 impl Spool {
     /// Reads the spool in `folder` back, seals what was open when the agent stopped, and starts its thread.
+    ///
+    /// A disk that cannot be read does not keep the agent from acting: the spool takes no steps, says why, and tries
+    /// again.
     pub fn start(folder: &Path, config: &SpoolConfig, identity: Identity) -> io::Result<Self> {
         let shared = Arc::new(Shared::new(config.bytes_max));
         let room = Room {
@@ -208,11 +220,26 @@ impl Spool {
             bytes: usize::try_from(config.sync_bytes).unwrap_or(usize::MAX),
             chunk_bytes: CHUNK_BYTES_TARGET,
         };
-        let reader = Arc::new(FolderDisk::open(folder)?);
-        let mut worker = Worker::open(FolderDisk::open(folder)?, room, policy, identity, Arc::clone(&shared))?;
-        worker.commit(now());
+        let eviction =
+            EvictionPolicy { evicts: config.when_full == WhenFull::Evict, pinned_tasks: config.pinned_tasks.clone() };
+        let reader = Arc::new(FolderDisk::new(folder));
+        let (folder, for_worker) = (folder.to_owned(), Arc::clone(&shared));
+        let open = move || {
+            let disk = FolderDisk::new(&folder);
+            disk.make_folder()?;
+            Worker::open(disk, room, policy, eviction.clone(), identity.clone(), Arc::clone(&for_worker))
+        };
+        let first = open_or_refuse(&open, &shared, now());
         let for_thread = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("spool".into()).spawn(move || run(worker, &for_thread))?;
+        let thread = std::thread::Builder::new().name("spool".into()).spawn(move || {
+            let worker = match first {
+                Some(worker) => Some(worker),
+                None => open_patiently(&open, &for_thread),
+            };
+            if let Some(worker) = worker {
+                run(worker, &for_thread);
+            }
+        })?;
         Ok(Self { shared, reader, thread: Arc::new(Mutex::new(Some(thread))) })
     }
 
@@ -270,6 +297,22 @@ impl Spool {
         drop(self.shared.mailbox.send(Command::Free { ordinal, receipt }, bytes));
     }
 
+    /// Of these recordings, those that the spool holds no longer as whole episodes.
+    pub fn missing(&self, ordinals: impl Iterator<Item = u64>) -> Vec<u64> {
+        let index = self.index();
+        ordinals.filter(|ordinal| !index.sealed().contains_key(ordinal)).collect()
+    }
+
+    /// What was given up and the hub does not know of, oldest first.
+    pub fn evictions(&self, count_max: usize) -> Vec<Tombstone> {
+        self.index().tombstones(count_max).cloned().collect()
+    }
+
+    /// The hub has stored what was told of these recordings.
+    pub fn evictions_told(&self, ordinals: &[u64]) {
+        self.index().forget_tombstones(ordinals);
+    }
+
     /// The spool's numbers.
     pub fn status(&self) -> SpoolStatus {
         let refuses = self.shared.accepting().err().map(|refusal| refusal.to_string());
@@ -285,6 +328,8 @@ impl Spool {
             oldest_ordinal_waiting: index.sealed().keys().next().copied(),
             recordings_damaged: index.damaged_count() as u64,
             segments_damaged: index.segments_damaged,
+            episodes_evicted: self.shared.evicted.load(Ordering::Relaxed),
+            evictions_untold: index.tombstones_count() as u64,
             refuses,
         }
     }
@@ -424,7 +469,38 @@ impl Drop for Recording {
     }
 }
 
-fn run(mut worker: Worker<FolderDisk>, shared: &Shared) {
+/// Opens the spool; where the disk does not let it, refuses steps until the next try.
+fn open_or_refuse<D: Disk>(
+    open: &impl Fn() -> io::Result<Worker<D>>,
+    shared: &Shared,
+    now: Instant,
+) -> Option<Worker<D>> {
+    match open() {
+        Ok(mut worker) => {
+            worker.commit(now);
+            Some(worker)
+        }
+        Err(error) => {
+            if shared.set_refusal(Some(Refusal::Disk(format!("the spool cannot be read: {error}")))) {
+                tracing::error!(%error, "the spool cannot be read; nothing is recorded or uploaded until it can");
+            }
+            None
+        }
+    }
+}
+
+/// Tries until the disk lets the spool be opened; `None` when the agent stops before.
+fn open_patiently<D: Disk>(open: &impl Fn() -> io::Result<Worker<D>>, shared: &Shared) -> Option<Worker<D>> {
+    loop {
+        // Steps are refused before they are sent, so what arrives is about nothing that was taken.
+        shared.mailbox.receive(Some(RETRY_INTERVAL))?;
+        if let Some(worker) = open_or_refuse(open, shared, now()) {
+            return Some(worker);
+        }
+    }
+}
+
+fn run<D: Disk>(mut worker: Worker<D>, shared: &Shared) {
     loop {
         let patience = worker.due().map(|due| due.saturating_duration_since(now()));
         let Some(commands) = shared.mailbox.receive(patience) else { break };

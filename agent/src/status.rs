@@ -141,6 +141,13 @@ pub fn describe(status: &serde_json::Value) -> String {
         },
         text("/hub/episodes_kept_on_site")
     ));
+    if text("/spool/episodes_evicted") != "0" {
+        lines.push(format!(
+            "given up   {} episodes for want of room, {} of which the hub does not know yet",
+            text("/spool/episodes_evicted"),
+            text("/spool/evictions_untold")
+        ));
+    }
     for (pointer, label) in [("/hub/last_error", "hub error "), ("/spool/refuses", "no steps  ")] {
         if status.pointer(pointer).is_some_and(serde_json::Value::is_string) {
             lines.push(format!("{label} {}", text(pointer)));

@@ -206,6 +206,16 @@ impl Uploads {
         let oldest = spool.status().oldest_ordinal_waiting.unwrap_or(u64::MAX);
         self.told = self.told.split_off(&oldest);
         let mut events = Vec::new();
+        // What was given up for want of room is not to be offered any more.
+        let missing: BTreeSet<u64> =
+            spool.missing(self.episodes.values().map(|stored| stored.ordinal)).into_iter().collect();
+        self.episodes.retain(|&episode, stored| {
+            let gone = missing.contains(&stored.ordinal);
+            if gone {
+                events.push(AgentEvent::Withdrawn { episode });
+            }
+            !gone
+        });
         loop {
             let new = spool.waiting(LOOK_MAX, |ordinal| self.told.contains(&ordinal));
             if new.is_empty() {

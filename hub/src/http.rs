@@ -8,6 +8,7 @@ mod assignments;
 mod auth;
 mod episodes;
 mod error;
+mod evictions;
 mod extract;
 mod metrics;
 mod openapi;
@@ -141,6 +142,7 @@ fn guarded_routes() -> Routes {
         .get("/v1/robots", robots::list)
         .post("/v1/robots", robots::add)
         .get("/v1/robots/{robot}", robots::show)
+        .get("/v1/robots/{robot}/evictions", evictions::list)
         .get("/v1/fleet", robots::fleet)
         .get("/v1/episodes", episodes::list)
         .post("/v1/episodes", episodes::import)

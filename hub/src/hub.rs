@@ -31,8 +31,8 @@ use crate::fsck;
 use crate::identity::RobotIdentity;
 use crate::ingest::{Ingest, ListenError};
 use crate::metadata::{
-    AssignmentRecord, EpisodeFilter, EpisodePage, EpisodeRecord, Metadata, MetadataError, ReleaseRecord, RobotRecord,
-    SnapshotRecord,
+    AssignmentRecord, EpisodeFilter, EpisodePage, EpisodeRecord, EvictionRecord, Metadata, MetadataError,
+    ReleaseRecord, RobotRecord, SnapshotRecord,
 };
 use crate::pki::{Pki, PkiError, RobotCredentials, default_tenant};
 use crate::registry::{self, PublishError};
@@ -381,6 +381,17 @@ impl Handle {
         };
         let assignment = self.metadata().assignment(tenant, robot).await?;
         Ok(Some(self.status(tenant, record, assignment)))
+    }
+
+    /// What a robot gave up for want of room, in the order of its recordings, after number `after`.
+    pub async fn evictions(
+        &self,
+        tenant: &TenantId,
+        robot: &RobotId,
+        after: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<EvictionRecord>, MetadataError> {
+        self.metadata().evictions(tenant, robot, after, limit).await
     }
 
     fn status(&self, tenant: &TenantId, record: RobotRecord, assignment: Option<AssignmentRecord>) -> RobotStatus {

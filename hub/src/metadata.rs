@@ -7,6 +7,7 @@
 mod assignments;
 mod counts;
 mod episodes;
+mod evictions;
 mod inventory;
 mod postgres;
 mod releases;
@@ -29,6 +30,7 @@ pub use assignments::AssignmentRecord;
 pub use counts::TaskCount;
 pub use episodes::{EndingKind, EpisodeFilter, EpisodePage, EpisodeRecord, Location, PAGE_EPISODES_MAX};
 pub(crate) use episodes::{NewChunk, NewEpisode, NewPack, Registered};
+pub use evictions::EvictionRecord;
 pub(crate) use inventory::{ListedEpisode, Replacement};
 pub use releases::ReleaseRecord;
 pub(crate) use robots::NewReport;
@@ -161,13 +163,11 @@ impl Metadata {
 
 fn migrations() -> Migrator {
     let initial = include_str!("../migrations/0001_initial.sql");
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "initial".into(),
-        MigrationType::Simple,
-        initial.into_sql_str(),
-        false,
-    )])
+    let evictions = include_str!("../migrations/0004_evictions.sql");
+    let simple = |version, name: &'static str, sql: &'static str| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(vec![simple(1, "initial", initial), simple(4, "evictions", evictions)])
 }
 
 /// The word that a unit variant is written as.

@@ -110,3 +110,6 @@ pub const RESUMES_MAX: usize = 16;
 
 /// Largest body of a frame on the local socket: one step, one image or one JSON text.
 pub const LOCAL_FRAME_BYTES_MAX: usize = STEP_BYTES_MAX + 4096;
+
+/// Most tombstones in one message: at about 150 bytes each they stay well below [`MESSAGE_BYTES_MAX`].
+pub const EVICTIONS_PER_MESSAGE_MAX: usize = 256;

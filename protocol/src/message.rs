@@ -2,7 +2,7 @@
 //!
 //! | stream | opened by | first | then |
 //! |---|---|---|---|
-//! | control (one, bidirectional) | robot | hello, answer | robot: `Report`, `Ping`; hub: `Root`, `Assign`, `Pong` |
+//! | control (one, bidirectional) | robot | hello, answer | robot: `Report`, `Ping`, `Evicted`; hub: `Root`, `Assign`, `Pong`, `EvictionsStored` |
 //! | upload (one an episode, bidirectional) | robot | `Offer` | hub: `Want`, `Later`, `Reject` or `Durable`; robot: `Chunk`s and `ChunkRest`s; hub: `Durable`, `Later` or `Reject` |
 //! | fetch (one a blob, bidirectional) | robot | `Fetch` | hub: `Found` and the blob's bytes from the offset on, or `Missing` |
 //!
@@ -10,10 +10,12 @@
 //! they are; only small bodies are encoded, in [`codec`].
 
 pub mod codec;
+mod eviction;
 
 use crate::ids::{BootId, ChunkId, Digest, EmbodimentId, EpisodeId, KeyId, ReleaseId};
 
 pub use codec::{DecodeError, HEADER_BYTES, Header, MessageType};
+pub use eviction::{EvictionReason, Tombstone};
 
 /// Priority of the control stream: reports and assignments overtake everything.
 pub const PRIORITY_CONTROL: i32 = 100;
@@ -86,6 +88,11 @@ pub enum Message {
     Found(Found),
     /// Hub, fetch: there is no such blob for this robot.
     Missing,
+    /// Robot, control: what it gave up; at most [`crate::limits::EVICTIONS_PER_MESSAGE_MAX`]. One such message is on
+    /// its way at a time.
+    Evicted(Vec<Tombstone>),
+    /// Hub, control: the robot may forget the tombstones of these ordinals.
+    EvictionsStored(Vec<u64>),
 }
 
 /// How a robot is; sent at connect, on every change and as a sign of life.

@@ -74,10 +74,14 @@ pub(crate) struct FolderDisk {
 }
 
 impl FolderDisk {
-    /// Uses `folder`, which is made if it is missing.
-    pub(crate) fn open(folder: &Path) -> io::Result<Self> {
-        fs::create_dir_all(folder)?;
-        Ok(Self { folder: folder.to_owned(), open: Mutex::new(None) })
+    /// Uses `folder`, which [`FolderDisk::make_folder`] makes.
+    pub(crate) fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), open: Mutex::new(None) }
+    }
+
+    /// Makes the folder if it is missing.
+    pub(crate) fn make_folder(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.folder)
     }
 
     fn path(&self, segment: SegmentNumber) -> PathBuf {

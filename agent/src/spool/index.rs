@@ -4,11 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use zunft_protocol::cbor;
 use zunft_protocol::episode::{ChunkRef, Manifest, Outcome};
 use zunft_protocol::ids::{ChunkId, EpisodeId, RecordingId, TaskName};
+use zunft_protocol::message::{EvictionReason, Tombstone};
 
 use super::disk::SegmentNumber;
-use super::record::{Ordinal, Record};
+use super::record::{Ordinal, PAYLOAD_BYTES_MAX, Record};
 
 /// Where bytes are on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,10 +48,12 @@ pub(crate) enum Entry {
     Damaged,
     /// Its place may be used again.
     Freed,
+    /// Its place was needed for others.
+    Evicted(Tombstone),
 }
 
 impl Entry {
-    /// What the index keeps of `record`; `None` when a sealed recording's manifest cannot be read.
+    /// What the index keeps of `record`; `None` when its manifest or tombstone cannot be read.
     pub(crate) fn of(record: &Record<'_>) -> Option<Self> {
         Some(match *record {
             Record::Begin { .. } => Self::Begin,
@@ -72,6 +76,7 @@ impl Entry {
             }
             Record::Damaged { .. } => Self::Damaged,
             Record::Freed { .. } => Self::Freed,
+            Record::Evicted { tombstone, .. } => Self::Evicted(cbor::decode(tombstone, PAYLOAD_BYTES_MAX).ok()?),
         })
     }
 }
@@ -103,6 +108,20 @@ impl StoredEpisode {
         self.chunks.iter().map(|(chunk, _)| u64::from(chunk.bytes)).sum()
     }
 
+    /// What is left of it when it is given up.
+    pub(crate) fn tombstone(&self, reason: EvictionReason) -> Tombstone {
+        Tombstone {
+            recording: self.recording,
+            ordinal: self.ordinal,
+            task: self.task.clone(),
+            outcome: self.outcome,
+            interventions: self.intervened,
+            steps: self.steps,
+            bytes: self.chunk_bytes(),
+            reason,
+        }
+    }
+
     /// Its chunks in the order of the manifest.
     pub fn chunks(&self) -> impl ExactSizeIterator<Item = &ChunkRef> {
         self.chunks.iter().map(|(chunk, _)| chunk)
@@ -122,6 +141,10 @@ pub(crate) struct Index {
     footprint: BTreeMap<Ordinal, BTreeSet<SegmentNumber>>,
     /// Where the record stands that frees a recording, while its footprint is not empty.
     freed: BTreeMap<Ordinal, SegmentNumber>,
+    /// What was given up and the hub does not know of yet, and where that stands.
+    tombstones: BTreeMap<Ordinal, (Tombstone, SegmentNumber)>,
+    /// Most of them; beyond, the oldest is forgotten.
+    pub(crate) tombstones_max: usize,
     /// The segment that was read back and is not known to be durable: what ends in it is not to be shown yet.
     pub(crate) unsettled: Option<SegmentNumber>,
     /// Segments of which something could not be read.
@@ -129,9 +152,14 @@ pub(crate) struct Index {
 }
 
 impl Index {
+    /// An empty one that keeps at most so many tombstones.
+    pub(crate) fn new(tombstones_max: usize) -> Self {
+        Self { tombstones_max, ..Self::default() }
+    }
+
     /// Takes one durable record.
     pub(crate) fn apply(&mut self, ordinal: Ordinal, entry: Entry, location: Location) {
-        if entry != Entry::Freed {
+        if !matches!(entry, Entry::Freed | Entry::Evicted(_)) {
             self.footprint.entry(ordinal).or_default().insert(location.segment);
         }
         match entry {
@@ -155,12 +183,38 @@ impl Index {
                 self.open.remove(&ordinal);
                 self.damaged.insert(ordinal);
             }
-            Entry::Freed => {
-                self.open.remove(&ordinal);
-                self.sealed.remove(&ordinal);
-                self.damaged.remove(&ordinal);
-                self.freed.insert(ordinal, location.segment);
+            Entry::Freed => self.free(ordinal, location.segment),
+            Entry::Evicted(tombstone) => {
+                self.free(ordinal, location.segment);
+                self.tombstones.insert(ordinal, (tombstone, location.segment));
+                if self.tombstones.len() > self.tombstones_max {
+                    self.tombstones.pop_first();
+                }
             }
+        }
+    }
+
+    fn free(&mut self, ordinal: Ordinal, freed_in: SegmentNumber) {
+        self.open.remove(&ordinal);
+        self.sealed.remove(&ordinal);
+        self.damaged.remove(&ordinal);
+        self.freed.insert(ordinal, freed_in);
+    }
+
+    /// What was given up and the hub does not know of, at most `count_max`, oldest first.
+    pub(crate) fn tombstones(&self, count_max: usize) -> impl Iterator<Item = &Tombstone> {
+        self.tombstones.values().take(count_max).map(|(tombstone, _)| tombstone)
+    }
+
+    /// How many there are.
+    pub(crate) fn tombstones_count(&self) -> usize {
+        self.tombstones.len()
+    }
+
+    /// The hub knows of these. After a restart they may be told again, as long as their records are there.
+    pub(crate) fn forget_tombstones(&mut self, ordinals: &[Ordinal]) {
+        for ordinal in ordinals {
+            self.tombstones.remove(ordinal);
         }
     }
 
@@ -195,17 +249,44 @@ impl Index {
     ///
     /// A record that frees a recording is needed as long as any other segment could bring the recording back.
     pub(crate) fn removable(&self, candidates: &[SegmentNumber]) -> Vec<SegmentNumber> {
-        let mut needed = BTreeSet::new();
+        let mut needed: BTreeSet<SegmentNumber> = self.tombstones.values().map(|(_, segment)| *segment).collect();
         for (ordinal, segments) in &self.footprint {
             match self.freed.get(ordinal) {
                 None => needed.extend(segments),
                 Some(freed_in) if segments.iter().any(|segment| segment != freed_in) => {
-                    needed.insert(freed_in);
+                    needed.insert(*freed_in);
                 }
                 Some(_) => {}
             }
         }
-        candidates.iter().filter(|segment| !needed.contains(segment)).copied().collect()
+        candidates.iter().filter(|&segment| !needed.contains(segment)).copied().collect()
+    }
+
+    /// Recordings with records in `segment` that are not gone.
+    pub(crate) fn living_in(&self, segment: SegmentNumber) -> Vec<Ordinal> {
+        let living = self
+            .footprint
+            .iter()
+            .filter(|(ordinal, segments)| segments.contains(&segment) && !self.freed.contains_key(*ordinal));
+        living.map(|(&ordinal, _)| ordinal).collect()
+    }
+
+    /// Recordings that are gone, whose mark in `segment` is needed: other segments could bring them back, or the hub
+    /// does not know yet.
+    pub(crate) fn marks_needed(&self, segment: SegmentNumber) -> Vec<Ordinal> {
+        let elsewhere = |ordinal: &Ordinal| {
+            self.footprint.get(ordinal).is_some_and(|segments| segments.iter().any(|&other| other != segment))
+        };
+        let freed = self.freed.iter().filter(|(ordinal, freed_in)| **freed_in == segment && elsewhere(ordinal));
+        let untold = self.tombstones.iter().filter(|(_, (_, told_in))| *told_in == segment);
+        let all: BTreeSet<Ordinal> =
+            freed.map(|(&ordinal, _)| ordinal).chain(untold.map(|(&ordinal, _)| ordinal)).collect();
+        all.into_iter().collect()
+    }
+
+    /// The tombstone of a recording, if the hub does not know of it.
+    pub(crate) fn tombstone(&self, ordinal: Ordinal) -> Option<&Tombstone> {
+        self.tombstones.get(&ordinal).map(|(tombstone, _)| tombstone)
     }
 
     /// Forgets segments that are gone for good.

@@ -153,6 +153,16 @@ impl<D: Disk> Log<D> {
         self.batch.len()
     }
 
+    /// How large the log may become.
+    pub(crate) fn room(&self) -> Room {
+        self.room
+    }
+
+    #[cfg(test)]
+    pub(crate) fn room_mut(&mut self) -> &mut Room {
+        &mut self.room
+    }
+
     /// Bytes that the log takes on disk.
     pub(crate) fn used_bytes(&self) -> u64 {
         (self.segments.len() as u64 + u64::from(self.spare.is_some())) * self.room.segment_bytes

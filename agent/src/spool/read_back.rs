@@ -200,8 +200,8 @@ impl Reading<'_> {
 
     /// Where the next commit begins that can be read, and with which number.
     fn next_commit(&self, from: usize, sequence: u64) -> Option<(usize, u64)> {
-        let sectors = (from.next_multiple_of(SECTOR_BYTES)..self.bytes.len()).step_by(SECTOR_BYTES);
-        sectors.into_iter().find_map(|at| {
+        let mut sectors = (from.next_multiple_of(SECTOR_BYTES)..self.bytes.len()).step_by(SECTOR_BYTES);
+        sectors.find_map(|at| {
             let claimed = record::commit_at(&self.bytes[at..])?;
             let most = sequence + ((at - from) / RECORD_BYTES_MIN) as u64;
             let fits = (sequence..=most).contains(&claimed) && !self.end.is_before(claimed);

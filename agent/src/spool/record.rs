@@ -36,6 +36,7 @@ const SEALED: u16 = 4;
 const FREED: u16 = 5;
 const DAMAGED: u16 = 6;
 const SAMPLE: u16 = 7;
+const EVICTED: u16 = 8;
 
 const STEP_INTERVENTION: u32 = 1;
 const SAMPLE_KEY_FRAME: u16 = 1;
@@ -72,6 +73,8 @@ pub(crate) enum Record<'a> {
     Damaged { ordinal: Ordinal },
     /// The recording's records may go.
     Freed { ordinal: Ordinal, why: Freeing, receipt: &'a [u8] },
+    /// The recording was given up for want of room; `tombstone` is CBOR of [`zunft_protocol::message::Tombstone`].
+    Evicted { ordinal: Ordinal, tombstone: &'a [u8] },
 }
 
 /// What stands at a place in a segment.
@@ -101,7 +104,8 @@ impl Record<'_> {
             | Self::Chunk { ordinal, .. }
             | Self::Sealed { ordinal, .. }
             | Self::Damaged { ordinal }
-            | Self::Freed { ordinal, .. } => ordinal,
+            | Self::Freed { ordinal, .. }
+            | Self::Evicted { ordinal, .. } => ordinal,
         }
     }
 
@@ -132,6 +136,7 @@ impl Record<'_> {
                 out.extend_from_slice(&0_u32.to_le_bytes());
                 (FREED, receipt)
             }
+            Self::Evicted { tombstone, .. } => (EVICTED, tombstone),
         };
         let body_at = out.len() - begin;
         out.extend_from_slice(body);
@@ -180,7 +185,7 @@ pub(crate) fn is_damaged(segment: &[u8], at: usize, sequence: u64, begins_commit
     let signs = [
         lengths[0] == lengths[1] && (RECORD_BYTES_MIN - HEADER_BYTES..=PAYLOAD_BYTES_MAX).contains(&lengths[0]),
         u64::from_le_bytes(array(&header[8..16])) == sequence,
-        (BEGIN..=DAMAGED).contains(&kind),
+        (BEGIN..=EVICTED).contains(&kind),
         if begins_commit { flags == COMMIT_BEGINS } else { flags <= COMMIT_BEGINS },
     ];
     // One flipped bit spoils one sign of a header, and makes at most one where nothing was written.
@@ -189,8 +194,8 @@ pub(crate) fn is_damaged(segment: &[u8], at: usize, sequence: u64, begins_commit
     }
     let end = (at + HEADER_BYTES + lengths[0].min(lengths[1])).min(segment.len());
     let sectors = segment[at / SECTOR_BYTES * SECTOR_BYTES..].chunks(SECTOR_BYTES);
-    let touched = sectors.take(end.div_ceil(SECTOR_BYTES) - at / SECTOR_BYTES);
-    touched.into_iter().all(|sector| sector.iter().any(|&byte| byte != 0))
+    let mut touched = sectors.take(end.div_ceil(SECTOR_BYTES) - at / SECTOR_BYTES);
+    touched.all(|sector| sector.iter().any(|&byte| byte != 0))
 }
 
 /// Reads the record at the beginning of `bytes`, which must be number `sequence`.
@@ -250,6 +255,7 @@ fn read_payload(kind: u16, payload: &[u8]) -> Option<(Record<'_>, usize)> {
             let (_, receipt) = word()?;
             (Record::Freed { ordinal, why: Freeing::Durable, receipt }, receipt)
         }
+        EVICTED => (Record::Evicted { ordinal, tombstone: rest }, rest),
         _ => return None,
     };
     Some((record, body.len()))
@@ -352,7 +358,7 @@ mod tests {
     }
 
     fn records() -> impl Strategy<Value = (u8, u64, u32, bool, Vec<u8>)> {
-        (0..6_u8, any::<u64>(), any::<u32>(), any::<bool>(), proptest::collection::vec(any::<u8>(), 0..200))
+        (0..7_u8, any::<u64>(), any::<u32>(), any::<bool>(), proptest::collection::vec(any::<u8>(), 0..200))
     }
 
     fn build(kind: u8, ordinal: u64, steps: u32, intervention: bool, body: &[u8]) -> Record<'_> {
@@ -362,6 +368,7 @@ mod tests {
             2 => Record::Chunk { ordinal, stream: steps as u16, steps, stored: body },
             3 => Record::Sealed { ordinal, manifest: body },
             4 => Record::Sample { ordinal, stream: steps as u16, key_frame: intervention, row: body },
+            5 => Record::Evicted { ordinal, tombstone: body },
             _ => Record::Freed { ordinal, why: Freeing::Durable, receipt: body },
         }
     }

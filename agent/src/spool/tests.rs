@@ -1,5 +1,7 @@
 //! The spool on a disk that loses power: what was synced survives, and nothing passes for what it is not.
 
+mod degradation;
+mod eviction;
 mod model;
 mod sim_disk;
 mod streams;
@@ -67,23 +69,33 @@ impl Bench {
     }
 
     fn sized(disk: SimDisk, segment_bytes: u64, segments_max: u64) -> Self {
-        Self::opened(disk, segment_bytes, segments_max, POLICY).unwrap()
+        Self::opened(disk, segment_bytes, segments_max, POLICY, EvictionPolicy::default()).unwrap()
     }
 
-    fn opened(disk: SimDisk, segment_bytes: u64, segments_max: u64, policy: CommitPolicy) -> io::Result<Self> {
+    fn opened(
+        disk: SimDisk,
+        segment_bytes: u64,
+        segments_max: u64,
+        policy: CommitPolicy,
+        eviction: EvictionPolicy,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared::new(0));
         let room = Room { segment_bytes, spool_bytes_max: segments_max * segment_bytes, free_bytes_min: 0 };
-        let mut worker = Worker::open(disk.clone(), room, policy, identity(), Arc::clone(&shared))?;
+        let mut worker = Worker::open(disk.clone(), room, policy, eviction, identity(), Arc::clone(&shared))?;
         let now = now();
         worker.commit(now);
         Ok(Self { disk, shared, worker, now })
     }
 
     fn begin(&mut self, number: u8) -> Arc<Tracker> {
+        self.begin_task(number, "push")
+    }
+
+    fn begin_task(&mut self, number: u8, task: &str) -> Arc<Tracker> {
         let tracker = Arc::new(Tracker::default());
         let opening = Opening {
             recording: recording(number),
-            task: "push".parse().unwrap(),
+            task: task.parse().unwrap(),
             embodiment: embodiment(),
             actor: Actor::Script,
             clock: clock(),

@@ -10,11 +10,14 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use zunft_protocol::cbor;
 use zunft_protocol::episode::{EpisodeEnd, Outcome, Truncation};
 use zunft_protocol::ids::RecordingId;
 use zunft_protocol::local::Ended;
+use zunft_protocol::message::{EvictionReason, Tombstone};
 
 use super::disk::Disk;
+use super::eviction::{self, EvictionPolicy, Plan};
 use super::index::{Entry, Index};
 use super::log::{Committed, Log, NoRoom, Room};
 use super::read_back::Seen;
@@ -24,7 +27,7 @@ use super::{Refusal, Shared, Tracker};
 use crate::identity::Identity;
 
 /// Waiting time before a failed disk is tried again.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+pub(crate) const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// When what waits is committed.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +75,7 @@ pub(crate) struct Worker<D> {
     log: Log<D>,
     identity: Identity,
     policy: CommitPolicy,
+    eviction: EvictionPolicy,
     shared: Arc<Shared>,
     open: BTreeMap<RecordingId, Open>,
     /// Recordings whose steps may still be in the log's batch.
@@ -93,10 +97,11 @@ impl<D: Disk> Worker<D> {
         disk: D,
         room: Room,
         policy: CommitPolicy,
+        eviction: EvictionPolicy,
         identity: Identity,
         shared: Arc<Shared>,
     ) -> io::Result<Self> {
-        let mut index = Index::default();
+        let mut index = Index::new(tombstones_max(room));
         let mut open = BTreeMap::new();
         let (log, found) = Log::open(disk, room, &mut |seen| replay(seen, policy, &mut index, &mut open))?;
         let damaged = index.mark_unaccounted(|ordinal| open.contains_key(&ordinal));
@@ -109,6 +114,7 @@ impl<D: Disk> Worker<D> {
             log,
             identity,
             policy,
+            eviction,
             shared,
             open: BTreeMap::new(),
             trackers: BTreeMap::new(),
@@ -247,7 +253,7 @@ impl<D: Disk> Worker<D> {
         if committed.is_ok() {
             self.shared.index().unsettled = None;
         }
-        let outcome = committed.and_then(|()| self.reclaim()).and_then(|()| self.log.make_room());
+        let outcome = committed.and_then(|()| self.reclaim()).and_then(|()| self.make_room());
         self.waiting_since = (self.log.waiting_bytes() > 0).then_some(now);
         self.urgent = false;
         match outcome {
@@ -301,6 +307,60 @@ impl<D: Disk> Worker<D> {
         Ok(())
     }
 
+    /// Sees to room for steps, giving up what the policy allows.
+    fn make_room(&mut self) -> Result<(), NoRoom> {
+        loop {
+            let error = match self.log.make_room() {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let reason = match error {
+                NoRoom::Quota { .. } => EvictionReason::Quota,
+                // Where others have filled the disk, giving up everything would not help.
+                NoRoom::DiskFull { free_bytes, free_bytes_min } => {
+                    let segment_bytes = self.log.room().segment_bytes;
+                    let closed_bytes = self.log.closed_segments().len() as u64 * segment_bytes;
+                    if free_bytes + closed_bytes < free_bytes_min + segment_bytes {
+                        return Err(error);
+                    }
+                    EvictionReason::DiskFull
+                }
+                NoRoom::Disk(_) => return Err(error),
+            };
+            let carried_max = tombstones_max(self.log.room());
+            let plan = eviction::plan(&self.shared.index(), self.log.closed_segments(), &self.eviction, carried_max);
+            let Some(plan) = plan else { return Err(error) };
+            self.evict(&plan, reason)?;
+        }
+    }
+
+    fn evict(&mut self, Plan { victims, carried }: &Plan, reason: EvictionReason) -> Result<(), NoRoom> {
+        let (given_up, carried_on): (Vec<Tombstone>, Vec<(Ordinal, Option<Tombstone>)>) = {
+            let index = self.shared.index();
+            let given_up = victims.iter().filter_map(|ordinal| index.sealed().get(ordinal));
+            let carried_on = carried.iter().map(|&ordinal| (ordinal, index.tombstone(ordinal).cloned()));
+            (given_up.map(|episode| episode.tombstone(reason)).collect(), carried_on.collect())
+        };
+        for Tombstone { ordinal, task, outcome, steps, bytes, .. } in &given_up {
+            tracing::warn!(ordinal, %task, %outcome, steps, bytes, ?reason, "an episode is given up to make room");
+        }
+        self.shared.evicted.fetch_add(given_up.len() as u64, Ordering::Relaxed);
+        for tombstone in given_up {
+            self.log.append(&Record::Evicted { ordinal: tombstone.ordinal, tombstone: &cbor::encode(&tombstone) });
+        }
+        for (ordinal, tombstone) in carried_on {
+            match tombstone {
+                Some(tombstone) => self.log.append(&Record::Evicted { ordinal, tombstone: &cbor::encode(&tombstone) }),
+                None => self.log.append(&Record::Freed { ordinal, why: Freeing::Durable, receipt: &[] }),
+            }
+        }
+        let mut done = Vec::new();
+        let committed = self.log.commit(&mut done);
+        self.acknowledge(done);
+        committed?;
+        self.reclaim()
+    }
+
     /// Stops taking steps: what was recorded is sealed with what it has, and nothing old is given up.
     fn refuse(&mut self, error: &NoRoom, now: Instant) {
         let refusal = match error {
@@ -320,6 +380,11 @@ impl<D: Disk> Worker<D> {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn room_mut(&mut self) -> &mut Room {
+        self.log.room_mut()
+    }
+
     /// Whether recordings are open or records wait.
     pub(crate) fn is_idle(&self) -> bool {
         self.open.is_empty() && self.log.waiting_bytes() == 0
@@ -333,6 +398,14 @@ impl<D: Disk> Worker<D> {
         }
         self.commit(now);
     }
+}
+
+/// Bytes that a tombstone takes in the log, at most.
+const TOMBSTONE_BYTES: u64 = 256;
+
+/// Most tombstones kept: they fill a small part of a segment, so that carrying them on always makes room.
+fn tombstones_max(room: Room) -> usize {
+    (room.segment_bytes / 4 / TOMBSTONE_BYTES) as usize
 }
 
 fn answer(reply: Option<Reply>, result: Result<Ended, Refusal>) {
@@ -368,7 +441,7 @@ fn replay(seen: Seen<'_>, policy: CommitPolicy, index: &mut Index, open: &mut BT
         Record::Chunk { stream, steps, stored, .. } => {
             open.get_mut(&ordinal).is_none_or(|recorder| recorder.replay_chunk(stream, steps, stored))
         }
-        Record::Sealed { .. } | Record::Damaged { .. } | Record::Freed { .. } => {
+        Record::Sealed { .. } | Record::Damaged { .. } | Record::Freed { .. } | Record::Evicted { .. } => {
             open.remove(&ordinal);
             true
         }

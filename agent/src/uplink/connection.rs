@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use zunft_protocol::hello::{HELLO_BYTES, Hello, HelloAnswer};
 use zunft_protocol::ids::EpisodeId;
-use zunft_protocol::limits::UPLOADS_IN_FLIGHT_MAX;
+use zunft_protocol::limits::{EVICTIONS_PER_MESSAGE_MAX, UPLOADS_IN_FLIGHT_MAX};
 use zunft_protocol::message::{CloseCode, Message, PRIORITY_CONTROL, Want};
 use zunft_protocol::session::UploadReply;
 use zunft_protocol::session::agent::{AgentEvent, AgentOrder};
@@ -84,6 +84,8 @@ pub(super) struct Connection<'u> {
     spool_changes: watch::Receiver<u64>,
     release_changes: watch::Receiver<u64>,
     report_at: Instant,
+    /// The hub has not yet answered what it was told of evictions.
+    telling_evictions: bool,
     way: Way<'u>,
     ping_at: Instant,
     look_at: Instant,
@@ -137,6 +139,7 @@ impl<'u> Connection<'u> {
             spool_changes,
             release_changes,
             report_at: now() + REPORT_INTERVAL,
+            telling_evictions: false,
             way,
             ping_at: now(),
             look_at: now(),
@@ -200,7 +203,10 @@ impl<'u> Connection<'u> {
         match event {
             Event::Stop => return Err(ConnectionEnd::Stopped),
             Event::Lost(reason) => return Err(ConnectionEnd::Lost(reason)),
-            Event::Said(message) => self.said(message?, now)?,
+            Event::Said(message) => {
+                self.said(message?, now)?;
+                self.tell_evictions().await?;
+            }
             Event::Replied { episode, reply } => self.tell(AgentEvent::Replied { episode, reply }, now),
             Event::UploadEnded { episode, result } => {
                 // Who gave an upload up has forgotten it already, and may have begun it again.
@@ -222,6 +228,7 @@ impl<'u> Connection<'u> {
                 for event in self.uploads.look(&self.services.spool, &self.services.state) {
                     self.tell(event, now);
                 }
+                self.tell_evictions().await?;
             }
             Event::ReleasesChanged => {
                 self.uploads.session.trust(self.services.releases.assigners());
@@ -249,6 +256,10 @@ impl<'u> Connection<'u> {
         match message {
             Message::Assign(object) => self.services.releases.assign(object.envelope),
             Message::Root(object) => self.services.releases.root(object.envelope),
+            Message::EvictionsStored(ordinals) => {
+                self.services.spool.evictions_told(&ordinals);
+                self.telling_evictions = false;
+            }
             Message::Pong(number) => {
                 if let Some(pinged_at) = self.pinged.remove(&number) {
                     self.services.state.round_trip(now.saturating_duration_since(pinged_at));
@@ -265,9 +276,23 @@ impl<'u> Connection<'u> {
             | Message::Durable(_)
             | Message::Fetch(_)
             | Message::Found(_)
-            | Message::Missing => return Err(WireError::Unexpected("something else on the control stream")),
+            | Message::Missing
+            | Message::Evicted(_) => return Err(WireError::Unexpected("something else on the control stream")),
         }
         Ok(())
+    }
+
+    /// Tells the hub what was given up for want of room, one message at a time.
+    async fn tell_evictions(&mut self) -> Result<(), WireError> {
+        if self.telling_evictions {
+            return Ok(());
+        }
+        let tombstones = self.services.spool.evictions(EVICTIONS_PER_MESSAGE_MAX);
+        if tombstones.is_empty() {
+            return Ok(());
+        }
+        self.telling_evictions = true;
+        wire::write_urgently(&self.connection, &mut self.control, &Message::Evicted(tombstones)).await
     }
 
     async fn report(&mut self, now: Instant) -> Result<(), WireError> {

@@ -11,6 +11,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use tokio::runtime::Runtime;
 use zunft_client::{Begin, BeginActor, Event, Robot, Step};
+use zunft_protocol::embodiment::{ACTION, Embodiment, Feature, OBSERVATION_STATE};
 use zunft_protocol::hello::{ALPN, HELLO_BYTES, Hello};
 use zunft_protocol::message::{CloseCode, Found, HEADER_BYTES, Header, Message, Receipt, SignedObject};
 use zunft_protocol::session::UploadReply;
@@ -62,6 +63,8 @@ struct Held {
     episodes: Vec<Manifest>,
     chunks: BTreeSet<zunft_protocol::ChunkId>,
     reports: Vec<Report>,
+    /// What the robot told that it gave up.
+    evicted: BTreeSet<u64>,
     offers: u64,
 }
 
@@ -129,10 +132,16 @@ impl Serving {
         receive.read_exact(&mut hello).await.unwrap();
         send.write_all(&Hello::decode(hello).unwrap().choose().unwrap().encode()).await.unwrap();
         let held = Arc::clone(&self.held);
+        let (answers, mut to_say) = mpsc::channel(1);
         spawn(async move {
             while let Some(message) = read(&mut receive).await {
                 if let Message::Report(report) = message {
                     held.lock().unwrap().reports.push(report);
+                } else if let Message::Evicted(tombstones) = message {
+                    let ordinals: Vec<u64> = tombstones.iter().map(|tombstone| tombstone.ordinal).collect();
+                    held.lock().unwrap().evicted.extend(&ordinals);
+                    // The robot may be gone.
+                    drop(answers.send(Message::EvictionsStored(ordinals)).await);
                 }
             }
         });
@@ -144,10 +153,16 @@ impl Serving {
             }
         });
         self.assign.mark_changed();
-        while self.assign.changed().await.is_ok() {
-            let assignment = self.assign.borrow().clone();
-            if let Some(envelope) = assignment {
-                drop(send.write_all(&Message::Assign(SignedObject { envelope }).encode()).await);
+        loop {
+            let message = tokio::select! {
+                changed = self.assign.changed() => match changed {
+                    Ok(()) => self.assign.borrow().clone().map(|envelope| Message::Assign(SignedObject { envelope })),
+                    Err(_) => return,
+                },
+                Some(answer) = to_say.recv() => Some(answer),
+            };
+            if let Some(message) = message {
+                drop(send.write_all(&message.encode()).await);
             }
         }
     }
@@ -349,6 +364,45 @@ impl World {
         }
         self.hub(Made::new(), Some(address))
     }
+}
+
+#[test]
+fn what_a_full_spool_gave_up_is_told_to_the_hub_and_the_rest_is_uploaded() {
+    const SEGMENT_BYTES: u64 = 10_000_000;
+    const VALUES: u32 = 65_536;
+    let world = World::new();
+    let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let agent = world.agent_that(address, |config| {
+        (config.spool.segment_bytes, config.spool.bytes_max) = (SEGMENT_BYTES, 4 * SEGMENT_BYTES);
+    });
+    let mut robot = world.program();
+    let embodiment = Embodiment {
+        name: "wide".into(),
+        rate_hz: 20.0,
+        features: vec![Feature::vector(OBSERVATION_STATE, VALUES), Feature::vector(ACTION, 1)],
+    };
+    let (state, action) = (vec![0.5_f32; VALUES as usize], [1.0_f32]);
+    for _ in 0..6 {
+        let (task, actor) = ("push".parse().unwrap(), BeginActor::Script);
+        robot.begin(&Begin { task, embodiment: embodiment.clone(), actor }).unwrap();
+        // More than a segment.
+        for time in 1..=50 {
+            let values = &[(&state).into(), (&action).into()];
+            robot.step(&Step { monotonic_ns: time, reward: None, intervention: false, values }).unwrap();
+        }
+        robot.end(Outcome::Success, EpisodeEnd::Terminated).unwrap();
+    }
+    let spool = agent.status().spool;
+    assert!(spool.episodes_evicted >= 3 && spool.evictions_untold == spool.episodes_evicted, "{spool:?}");
+    assert_eq!(spool.episodes_waiting + spool.episodes_evicted, 6);
+    let hub = world.hub_again(address);
+    wait_for(&agent, "the answer", |status| status.spool.evictions_untold == 0 && status.spool.episodes_waiting == 0);
+    let held = hub.held.lock().unwrap();
+    let uploaded: BTreeSet<u64> = held.episodes.iter().map(|manifest| manifest.ordinal).collect();
+    assert!(held.evicted.is_disjoint(&uploaded));
+    assert!(held.evicted.union(&uploaded).copied().eq(0..6), "no gap is without a reason");
+    drop(held);
+    agent.stop();
 }
 
 #[test]

@@ -147,6 +147,8 @@ async fn answer(connection: &quinn::Connection, receive: &mut quinn::RecvStream)
         | Message::ChunkRest(_)
         | Message::Fetch(_)
         | Message::Found(_)
-        | Message::Missing => Err(WireError::Unexpected("something else on an upload stream")),
+        | Message::Missing
+        | Message::Evicted(_)
+        | Message::EvictionsStored(_) => Err(WireError::Unexpected("something else on an upload stream")),
     }
 }

@@ -4,7 +4,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Ref, ResponseBuilder};
 
-use super::{assignments, episodes, error, metrics, releases, robots, runs, snapshots, status};
+use super::{assignments, episodes, error, evictions, metrics, releases, robots, runs, snapshots, status};
 
 const TOKEN_SCHEME: &str = "admin-token";
 
@@ -20,7 +20,7 @@ struct Common;
     ),
     paths(
         status::status, status::events, metrics::metrics,
-        robots::list, robots::show, robots::add, robots::fleet,
+        robots::list, robots::show, robots::add, robots::fleet, evictions::list,
         episodes::list, episodes::show, episodes::manifest, episodes::summary, episodes::upload_chunk, episodes::download_chunk, episodes::import,
         snapshots::create, snapshots::list, snapshots::show, snapshots::download,
         runs::start, runs::list, runs::show, runs::metrics, runs::stop, runs::resume,

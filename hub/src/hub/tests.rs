@@ -17,9 +17,9 @@ use zunft_protocol::chunk::{Sample, SampleChunkBuilder, Schema};
 use zunft_protocol::embodiment::{Encoding, Feature};
 use zunft_protocol::episode::Outcome;
 use zunft_protocol::episode::{ChunkRef, Stream};
-use zunft_protocol::ids::{ChunkId, Digest};
+use zunft_protocol::ids::{ChunkId, Digest, RecordingId};
 use zunft_protocol::limits::MANIFEST_BYTES_MAX;
-use zunft_protocol::message::{CloseCode, HEADER_BYTES, Later, Message, RejectReason};
+use zunft_protocol::message::{CloseCode, EvictionReason, HEADER_BYTES, Later, Message, RejectReason, Tombstone};
 use zunft_protocol::release::{Trust, TrustError, parse_envelope};
 use zunft_skills::data::EpisodeSource as _;
 use zunft_skills::package::PackageError;
@@ -67,6 +67,39 @@ async fn an_uploaded_episode_is_durable_listed_once_and_survives_a_restart() {
     assert_eq!(manifest, episode.manifest);
     let robot = TestRobot::connect(hub.quic_addr(), &credentials).await.unwrap();
     assert_eq!(robot.offer(&episode.manifest).await.first, Message::Durable(receipt));
+    hub.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_a_robot_gave_up_is_known_for_good_before_the_robot_may_forget_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = started(folder.path()).await;
+    let credentials = hub.add_robot(&identity("r1")).await.unwrap();
+    let mut robot = TestRobot::connect(hub.quic_addr(), &credentials).await.unwrap();
+    let tombstone = |ordinal: u64| Tombstone {
+        recording: RecordingId::from_bytes([ordinal as u8; 16]),
+        ordinal,
+        task: "push".parse().unwrap(),
+        outcome: Outcome::Unknown,
+        interventions: ordinal == 7,
+        steps: 10 + ordinal,
+        bytes: 1000,
+        reason: EvictionReason::Quota,
+    };
+    assert_eq!(robot.tell_evictions(vec![tombstone(3), tombstone(7)]).await, [3, 7]);
+    // The answer was lost: the robot tells again, and more.
+    assert_eq!(robot.tell_evictions(vec![tombstone(3), tombstone(4)]).await, [3, 4]);
+    hub.shutdown().await;
+    let hub = started(folder.path()).await;
+    let told = |records: Vec<EvictionRecord>| -> Vec<Tombstone> {
+        records.into_iter().map(|record| record.tombstone).collect()
+    };
+    let robot = "r1".parse().unwrap();
+    let all = hub.evictions(&tenant(), &robot, None, 10).await.unwrap();
+    assert_eq!(told(all), [tombstone(3), tombstone(4), tombstone(7)]);
+    assert_eq!(told(hub.evictions(&tenant(), &robot, Some(3), 1).await.unwrap()), [tombstone(4)]);
+    let other = hub.evictions(&tenant(), &"r2".parse().unwrap(), None, 10).await.unwrap();
+    assert!(other.is_empty(), "another robot's");
     hub.shutdown().await;
 }
 

@@ -11,7 +11,7 @@ use tracing::{Instrument as _, Span, debug, info, warn};
 use zunft_protocol::hello::{HELLO_BYTES, Hello, HelloError};
 use zunft_protocol::ids::Digest;
 use zunft_protocol::limits::MESSAGE_BYTES_MAX;
-use zunft_protocol::message::{CloseCode, Message, PRIORITY_CONTROL, Report, SignedObject};
+use zunft_protocol::message::{CloseCode, Message, PRIORITY_CONTROL, Report, SignedObject, Tombstone};
 use zunft_protocol::release::AssignedRelease;
 use zunft_protocol::session::hub::{HubSession, Identity, UploadId};
 
@@ -36,6 +36,7 @@ const REPORTS_MAX: usize = 16;
 enum Said {
     Report(Box<Report>),
     Ping(u64),
+    Evicted(Vec<Tombstone>),
 }
 
 type SaidByRobot = mpsc::Receiver<Result<Said, EndReason>>;
@@ -224,6 +225,19 @@ impl Conversation {
         }
     }
 
+    /// Keeps what the robot gave up, and only then lets it forget.
+    async fn evicted(&mut self, tombstones: &[Tombstone]) -> Result<(), EndReason> {
+        let (tenant, robot) = (&self.robot.identity.tenant, &self.robot.identity.robot);
+        let services = &self.robot.services;
+        services.metadata.record_evictions(tenant, robot, tombstones, clock::unix_millis()).await?;
+        services.announce(Change::Robot { tenant: tenant.clone(), robot: robot.clone() });
+        info!(episodes = tombstones.len(), "the robot gave up episodes for want of room");
+        let ordinals = tombstones.iter().map(|tombstone| tombstone.ordinal).collect();
+        let stall = self.robot.stall();
+        wire::write(&mut self.control, &Message::EvictionsStored(ordinals).encode(), stall).await?;
+        Ok(())
+    }
+
     /// Answers pings, and takes the latest of the reports that wait: the ones before it say nothing any more.
     async fn said(&mut self, first: Said, reports: &mut SaidByRobot) -> Result<(), EndReason> {
         let (mut report, mut ended) = (None, None);
@@ -231,6 +245,7 @@ impl Conversation {
         while let Some(said) = next.take() {
             match said {
                 Said::Report(latest) => report = Some(latest),
+                Said::Evicted(tombstones) => self.evicted(&tombstones).await?,
                 Said::Ping(number) => {
                     wire::write(&mut self.control, &Message::Pong(number).encode(), self.robot.stall()).await?;
                 }
@@ -318,6 +333,7 @@ async fn read_said(control: &mut RecvStream, stall: Duration) -> Result<Said, En
     match message {
         Some(Message::Report(report)) => Ok(Said::Report(Box::new(report))),
         Some(Message::Ping(number)) => Ok(Said::Ping(number)),
+        Some(Message::Evicted(tombstones)) => Ok(Said::Evicted(tombstones)),
         Some(_) => Err(WireError::Unexpected.into()),
         None => Err(EndReason::Left),
     }
@@ -356,7 +372,9 @@ async fn serve_stream(robot: Arc<Robot>, upload: UploadId, send: SendStream, mut
             | Message::Pong(_)
             | Message::Durable(_)
             | Message::Found(_)
-            | Message::Missing => Err(WireError::Unexpected),
+            | Message::Missing
+            | Message::Evicted(_)
+            | Message::EvictionsStored(_) => Err(WireError::Unexpected),
         }
     };
     if let Err(error) = served.instrument(Span::current()).await {

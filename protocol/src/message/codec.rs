@@ -13,11 +13,17 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::{
-    ChunkBytes, ChunkRest, Fetch, Found, Later, Message, Receipt, Reject, RejectReason, ReleaseReport, ReleaseState,
-    Report, Resume, SignedObject, Want,
+    ChunkBytes, ChunkRest, EvictionReason, Fetch, Found, Later, Message, Receipt, Reject, RejectReason, ReleaseReport,
+    ReleaseState, Report, Resume, SignedObject, Tombstone, Want,
 };
-use crate::ids::{BootId, ChunkId, Digest, EmbodimentId, EpisodeId, IdError, KeyId, ReleaseId, SkillVersion};
-use crate::limits::{ASSIGNED_RELEASES_MAX, CHUNK_BYTES_MAX, MANIFEST_BYTES_MAX, MESSAGE_BYTES_MAX, RESUMES_MAX};
+use crate::episode::Outcome;
+use crate::ids::{
+    BootId, ChunkId, Digest, EmbodimentId, EpisodeId, IdError, KeyId, RecordingId, ReleaseId, SkillVersion,
+};
+use crate::limits::{
+    ASSIGNED_RELEASES_MAX, CHUNK_BYTES_MAX, EVICTIONS_PER_MESSAGE_MAX, MANIFEST_BYTES_MAX, MESSAGE_BYTES_MAX,
+    RESUMES_MAX,
+};
 
 /// Size of a message's header.
 pub const HEADER_BYTES: usize = 16;
@@ -79,6 +85,10 @@ message_types! {
     Found = 33, 64;
     /// There is none.
     Missing = 34, 0;
+    /// Given up.
+    Evicted = 48, MESSAGE_BYTES_MAX;
+    /// May be forgotten.
+    EvictionsStored = 49, MESSAGE_BYTES_MAX;
 }
 
 /// A message's header, bounds checked.
@@ -204,7 +214,9 @@ impl Header {
             | MessageType::Durable
             | MessageType::Fetch
             | MessageType::Found
-            | MessageType::Missing => return None,
+            | MessageType::Missing
+            | MessageType::Evicted
+            | MessageType::EvictionsStored => return None,
         };
         (!bytes.is_empty()).then(|| ChunkRest { id: ChunkId::from_bytes(*id), from, bytes: bytes.to_vec() })
     }
@@ -308,6 +320,28 @@ struct FoundV1 {
     bytes_total: u64,
 }
 
+#[derive(Archive, Serialize, Deserialize)]
+struct EvictedV1 {
+    tombstones: Vec<TombstoneV1>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct TombstoneV1 {
+    recording: [u8; 16],
+    ordinal: u64,
+    task: String,
+    outcome: u8,
+    interventions: bool,
+    steps: u64,
+    bytes: u64,
+    reason: u8,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct EvictionsStoredV1 {
+    ordinals: Vec<u64>,
+}
+
 /// Archives a small body.
 macro_rules! archive {
     ($value:expr) => {
@@ -361,6 +395,13 @@ fn encode_body(message: &Message) -> (MessageType, Vec<u8>) {
         }
         Message::Found(found) => (MessageType::Found, archive!(FoundV1 { bytes_total: found.bytes_total })),
         Message::Missing => (MessageType::Missing, Vec::new()),
+        Message::Evicted(tombstones) => {
+            let tombstones = tombstones.iter().map(tombstone_v1).collect();
+            (MessageType::Evicted, archive!(EvictedV1 { tombstones }))
+        }
+        Message::EvictionsStored(ordinals) => {
+            (MessageType::EvictionsStored, archive!(EvictionsStoredV1 { ordinals: ordinals.clone() }))
+        }
     }
 }
 
@@ -413,6 +454,20 @@ fn decode_body(message_type: MessageType, body: Vec<u8>) -> Result<Message, Deco
             Message::Found(Found { bytes_total: unarchive!(FoundV1, message_type, &body).bytes_total })
         }
         MessageType::Missing => Message::Missing,
+        MessageType::Evicted => {
+            let body = unarchive!(EvictedV1, message_type, &body).tombstones;
+            if body.len() > EVICTIONS_PER_MESSAGE_MAX {
+                return Err(malformed());
+            }
+            Message::Evicted(body.into_iter().map(tombstone).collect::<Result<_, _>>()?)
+        }
+        MessageType::EvictionsStored => {
+            let ordinals = unarchive!(EvictionsStoredV1, message_type, &body).ordinals;
+            if ordinals.len() > EVICTIONS_PER_MESSAGE_MAX {
+                return Err(malformed());
+            }
+            Message::EvictionsStored(ordinals)
+        }
     })
 }
 
@@ -475,6 +530,39 @@ fn report(body: ReportV1) -> Result<Report, DecodeError> {
     })
 }
 
+fn tombstone_v1(tombstone: &Tombstone) -> TombstoneV1 {
+    TombstoneV1 {
+        recording: *tombstone.recording.as_bytes(),
+        ordinal: tombstone.ordinal,
+        task: tombstone.task.as_str().to_owned(),
+        outcome: OUTCOMES.iter().position(|&known| known == tombstone.outcome).expect("every outcome is listed") as u8,
+        interventions: tombstone.interventions,
+        steps: tombstone.steps,
+        bytes: tombstone.bytes,
+        reason: EVICTIONS.iter().position(|&known| known == tombstone.reason).expect("every reason is listed") as u8,
+    }
+}
+
+fn tombstone(body: TombstoneV1) -> Result<Tombstone, DecodeError> {
+    let message_type = MessageType::Evicted;
+    let malformed = || DecodeError::Body { message_type };
+    Ok(Tombstone {
+        recording: RecordingId::from_bytes(body.recording),
+        // What counts is stored as a signed number.
+        ordinal: i64::try_from(body.ordinal).map_err(|_| malformed())? as u64,
+        task: body.task.parse().map_err(|source| DecodeError::Name { message_type, source })?,
+        outcome: OUTCOMES.get(usize::from(body.outcome)).copied().ok_or_else(malformed)?,
+        interventions: body.interventions,
+        steps: i64::try_from(body.steps).map_err(|_| malformed())? as u64,
+        bytes: i64::try_from(body.bytes).map_err(|_| malformed())? as u64,
+        reason: EVICTIONS.get(usize::from(body.reason)).copied().ok_or_else(malformed)?,
+    })
+}
+
+const OUTCOMES: [Outcome; 3] = [Outcome::Success, Outcome::Failure, Outcome::Unknown];
+
+const EVICTIONS: [EvictionReason; 2] = [EvictionReason::Quota, EvictionReason::DiskFull];
+
 const STATES: [ReleaseState; 5] =
     [ReleaseState::Fetching, ReleaseState::Staged, ReleaseState::Active, ReleaseState::Previous, ReleaseState::Failed];
 
@@ -525,6 +613,30 @@ mod tests {
         }
     }
 
+    fn tombstone_of(ordinal: u64) -> Tombstone {
+        Tombstone {
+            recording: RecordingId::from_bytes([5; 16]),
+            ordinal,
+            task: "push".parse().unwrap(),
+            outcome: Outcome::Unknown,
+            interventions: true,
+            steps: 14,
+            bytes: 15,
+            reason: EvictionReason::Quota,
+        }
+    }
+
+    #[test]
+    fn more_tombstones_than_allowed_are_refused_and_as_many_as_allowed_fit() {
+        let longest = Tombstone { task: "t".repeat(63).parse().unwrap(), ..tombstone_of(1) };
+        let most = Message::Evicted(vec![longest.clone(); EVICTIONS_PER_MESSAGE_MAX]);
+        assert_eq!(Message::decode(&most.encode()), Ok(most));
+        let more = Message::Evicted(vec![tombstone_of(1); EVICTIONS_PER_MESSAGE_MAX + 1]);
+        assert!(matches!(Message::decode(&more.encode()), Err(DecodeError::Body { .. })));
+        let huge = Message::Evicted(vec![Tombstone { steps: u64::MAX, ..longest }]);
+        assert!(matches!(Message::decode(&huge.encode()), Err(DecodeError::Body { .. })));
+    }
+
     fn messages() -> Vec<Message> {
         vec![
             Message::Report(report()),
@@ -547,6 +659,11 @@ mod tests {
             Message::ChunkRest(ChunkRest { id: ChunkId::of(b"c"), from: 259, bytes: b"c".to_vec() }),
             Message::Ping(12),
             Message::Pong(13),
+            Message::Evicted(vec![
+                tombstone_of(12),
+                Tombstone { reason: EvictionReason::DiskFull, ..tombstone_of(13) },
+            ]),
+            Message::EvictionsStored(vec![12, 13]),
         ]
     }
 
@@ -564,7 +681,7 @@ mod tests {
         assert_eq!(digests, FROZEN);
     }
 
-    const FROZEN: [&str; 15] = [
+    const FROZEN: [&str; 17] = [
         "8eca54cb16420adc",
         "42ee7a76a9166f71",
         "8ffe19abb39ab40f",
@@ -580,6 +697,8 @@ mod tests {
         "634654b812da73e0",
         "31f2c0fd03f51604",
         "ef43d3ede8da37fc",
+        "fb960636bfab80cd",
+        "865f94594f6881fc",
     ];
 
     #[test]
@@ -668,13 +787,13 @@ mod tests {
         }
 
         #[test]
-        fn forged_bodies_never_panic(which in 0..15_usize, body in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn forged_bodies_never_panic(which in 0..17_usize, body in proptest::collection::vec(any::<u8>(), 0..300)) {
             let (message_type, _) = encode_body(&messages()[which]);
             let _message = Message::decode(&forged(message_type, &body));
         }
 
         #[test]
-        fn mutated_bodies_never_panic(which in 0..15_usize, at: prop::sample::Index, value: u8) {
+        fn mutated_bodies_never_panic(which in 0..17_usize, at: prop::sample::Index, value: u8) {
             let (message_type, mut body) = encode_body(&messages()[which]);
             if !body.is_empty() {
                 let at = at.index(body.len());

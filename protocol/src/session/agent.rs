@@ -73,6 +73,11 @@ pub enum AgentEvent {
         /// What.
         reply: UploadReply,
     },
+    /// The episode is gone from the disk: it was given up for want of room.
+    Withdrawn {
+        /// Which.
+        episode: EpisodeId,
+    },
     /// An upload stream broke, or its episode could not be read.
     Broken {
         /// Which episode.
@@ -181,6 +186,12 @@ impl AgentSession {
                 }
             }
             AgentEvent::Replied { episode, reply } => self.replied(episode, reply, now),
+            AgentEvent::Withdrawn { episode } => {
+                self.waiting.retain(|(.., waiting)| *waiting != episode);
+                if self.open.remove(&episode).is_some() {
+                    self.orders.push(AgentOrder::Close { episode });
+                }
+            }
             AgentEvent::Broken { episode } => self.put_back(episode, now + RETRY_AFTER),
             AgentEvent::Policy(policy) => self.rules.set_policy(policy),
             AgentEvent::TimeOfDay { secs } => self.rules.set_time(secs, now),
@@ -410,6 +421,19 @@ mod tests {
         }
         assert_eq!(robot.session.open.len(), UPLOADS_IN_FLIGHT_MAX);
         assert_eq!(offered(&robot.reply(0, durable(0))), [episode(UPLOADS_IN_FLIGHT_MAX as u64)]);
+    }
+
+    #[test]
+    fn an_episode_that_was_given_up_is_neither_offered_nor_freed() {
+        let mut robot = robot();
+        let _orders = robot.seal(1, UploadClass::Bulk);
+        assert!(robot.tell(AgentEvent::Withdrawn { episode: episode(1) }).is_empty());
+        assert!(robot.tell(AgentEvent::Connected).is_empty());
+        let _orders = robot.seal(2, UploadClass::Bulk);
+        let close = [AgentOrder::Close { episode: episode(2) }];
+        assert_eq!(robot.tell(AgentEvent::Withdrawn { episode: episode(2) }), close);
+        assert!(robot.reply(2, durable(2)).is_empty(), "its receipt comes too late");
+        assert_eq!(robot.session.pending(), 0);
     }
 
     #[test]

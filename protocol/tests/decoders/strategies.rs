@@ -20,8 +20,8 @@ use zunft_protocol::ids::{
 use zunft_protocol::limits::RESUMES_MAX;
 use zunft_protocol::local::{Act, Begin, BeginActor};
 use zunft_protocol::message::{
-    ChunkBytes, ChunkRest, Fetch, Found, Later, Message, Receipt, Reject, RejectReason, ReleaseReport, ReleaseState,
-    Report, Resume, SignedObject, Want,
+    ChunkBytes, ChunkRest, EvictionReason, Fetch, Found, Later, Message, Receipt, Reject, RejectReason, ReleaseReport,
+    ReleaseState, Report, Resume, SignedObject, Tombstone, Want,
 };
 use zunft_protocol::release::{
     AssignedRelease, Assignment, Lineage, Publisher, ReleaseFile, ReleaseManifest, Root, VersionFloor,
@@ -342,6 +342,24 @@ fn receipt() -> impl Strategy<Value = Receipt> {
     )
 }
 
+fn tombstone() -> impl Strategy<Value = Tombstone> {
+    let count = || 0..=i64::MAX as u64;
+    let outcome = some(&[Outcome::Success, Outcome::Failure, Outcome::Unknown]);
+    let reason = some(&[EvictionReason::Quota, EvictionReason::DiskFull]);
+    (any::<[u8; 16]>(), [count(), count(), count()], name(), outcome, any::<bool>(), reason).prop_map(
+        |(recording, [ordinal, steps, bytes], task, outcome, interventions, reason)| Tombstone {
+            recording: RecordingId::from_bytes(recording),
+            ordinal,
+            task,
+            outcome,
+            interventions,
+            steps,
+            bytes,
+            reason,
+        },
+    )
+}
+
 pub(crate) fn message() -> impl Strategy<Value = Message> {
     let reason = some(&[
         RejectReason::Malformed,
@@ -371,6 +389,8 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         }),
         any::<u64>().prop_map(Message::Ping),
         any::<u64>().prop_map(Message::Pong),
+        vec(tombstone(), 0..5).prop_map(Message::Evicted),
+        vec(any::<u64>(), 0..5).prop_map(Message::EvictionsStored),
     ]
 }
 

@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::Receiver;
 
+use zunft_protocol::message::Tombstone;
+
 use super::sim_disk::{Dice, Fault, Flipped, SimDisk, Trap};
 use super::*;
 
@@ -16,6 +18,9 @@ const ACTIONS_MAX: u64 = 50;
 
 /// Small chunks, so that a short recording has several: nine steps each.
 const CHUNK_BYTES: usize = 24 * 9;
+
+/// Every fifth recording is of this task, which is never given up.
+const KEPT_TASK: &str = "keep";
 
 /// What can happen. `which` chooses among what there is.
 #[derive(Debug, Clone, Copy)]
@@ -42,17 +47,20 @@ enum Action {
     PowerCut,
     /// Power is cut, and a bit on the disk flips.
     Rot,
+    /// The hub stores what it is told of evictions.
+    Tell,
 }
 
 struct Schedule {
     segments_max: u64,
+    evicts: bool,
     actions: Vec<Action>,
 }
 
 fn schedule(seed: u64) -> Schedule {
     let mut dice = Dice(seed);
     let segments_max = 4 + dice.below(8);
-    let faults = dice.one_in(2);
+    let (faults, evicts) = (dice.one_in(2), dice.one_in(2));
     let rots = dice.one_in(4);
     let mut actions = vec![Action::Begin];
     for _ in 0..5 + dice.below(ACTIONS_MAX - 5) {
@@ -69,11 +77,12 @@ fn schedule(seed: u64) -> Schedule {
             92..95 if faults => Action::Trap { after: dice.below(12), trap: Trap::Error },
             95..98 if faults => Action::Fault([Fault::None, Fault::Broken, Fault::Full][dice.below(3) as usize]),
             98.. if rots => Action::Rot,
+            98.. if evicts => Action::Tell,
             _ => Action::Commit,
         });
     }
     actions.extend([Action::Fault(Fault::None), Action::PowerCut, Action::Kill]);
-    Schedule { segments_max, actions }
+    Schedule { segments_max, evicts, actions }
 }
 
 /// What is known of a recording from outside the spool.
@@ -92,6 +101,10 @@ struct Known {
     /// The episode as an uploader saw it, by its number.
     seen: Option<StoredEpisode>,
     free_sent: bool,
+    /// What the spool says that it gave up.
+    tombstone: Option<Tombstone>,
+    /// The hub knows.
+    told: bool,
     gone: bool,
     /// Damage took it, and was named.
     lost: bool,
@@ -106,6 +119,9 @@ impl Known {
 struct World {
     disk: SimDisk,
     segments_max: u64,
+    evicts: bool,
+    /// More was given up than tombstones are kept: then the oldest are forgotten.
+    forgetting: bool,
     bench: Option<Bench>,
     known: BTreeMap<RecordingId, Known>,
     ordinals: BTreeMap<u64, RecordingId>,
@@ -119,10 +135,12 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64, segments_max: u64) -> Self {
+    fn new(seed: u64, &Schedule { segments_max, evicts, .. }: &Schedule) -> Self {
         let mut world = Self {
             disk: SimDisk::new(seed ^ 0x5eed),
             segments_max,
+            evicts,
+            forgetting: false,
             bench: None,
             known: BTreeMap::new(),
             ordinals: BTreeMap::new(),
@@ -154,12 +172,13 @@ impl World {
             Action::Kill => self.restart(false, false),
             Action::PowerCut => self.restart(true, false),
             Action::Rot => self.restart(true, true),
+            Action::Tell => self.tell(),
         }
     }
 
     fn begin(&mut self) {
         let number = self.known.len() as u8;
-        let tracker = self.bench().begin(number);
+        let tracker = self.bench().begin_task(number, if number.is_multiple_of(5) { KEPT_TASK } else { "push" });
         self.known.insert(recording(number), Known { tracker, ..Known::default() });
     }
 
@@ -198,6 +217,15 @@ impl World {
         }
     }
 
+    fn tell(&mut self) {
+        self.look(false);
+        for known in self.known.values_mut() {
+            known.told |= known.tombstone.is_some();
+        }
+        let told: Vec<u64> = self.known.values().filter_map(|known| Some(known.tombstone.as_ref()?.ordinal)).collect();
+        self.bench().shared.index().forget_tombstones(&told);
+    }
+
     fn restart(&mut self, power_cut: bool, flip: bool) {
         self.look(false);
         self.bench = None;
@@ -214,7 +242,8 @@ impl World {
 
     fn start(&mut self) {
         let policy = CommitPolicy { chunk_bytes: CHUNK_BYTES, ..POLICY };
-        let opened = Bench::opened(self.disk.clone(), SEGMENT_BYTES, self.segments_max, policy);
+        let eviction = EvictionPolicy { evicts: self.evicts, pinned_tasks: [KEPT_TASK.parse().unwrap()].into() };
+        let opened = Bench::opened(self.disk.clone(), SEGMENT_BYTES, self.segments_max, policy, eviction);
         self.bench = Some(opened.expect("the spool always opens again"));
         for known in self.known.values_mut() {
             (known.over, known.cut_off, known.reply) = (true, true, None);
@@ -238,8 +267,28 @@ impl World {
         self.look(true);
     }
 
+    /// Looks at what the spool says that it gave up.
+    fn look_at_tombstones(&mut self) {
+        let index = self.bench.as_ref().expect("the spool runs").shared.index();
+        if index.unsettled.is_some() {
+            return;
+        }
+        for tombstone in index.tombstones(usize::MAX) {
+            let known = self.known.get_mut(&tombstone.recording).expect("a tombstone of nothing");
+            assert!(self.evicts && tombstone.task.as_str() != KEPT_TASK, "pinned, but given up");
+            known.tombstone = Some(tombstone.clone());
+        }
+        self.forgetting |= index.tombstones_count() >= index.tombstones_max;
+        for known in self.known.values().filter(|known| !known.told) {
+            let Some(tombstone) = &known.tombstone else { continue };
+            let there = index.tombstone(tombstone.ordinal).is_some();
+            assert!(there || self.forgetting || self.rotten, "tombstone {} is lost", tombstone.ordinal);
+        }
+    }
+
     /// Looks at everything that the spool shows, and whether it shows what it must.
     fn look(&mut self, thoroughly: bool) {
+        self.look_at_tombstones();
         let bench = self.bench.as_ref().expect("the spool runs");
         let (offered, kept, settled) = {
             let index = bench.shared.index();
@@ -271,11 +320,13 @@ impl World {
             if kept.contains(id) || known.lost {
                 continue;
             }
-            if known.free_sent {
+            if known.free_sent || known.tombstone.is_some() {
                 known.gone |= settled;
                 continue;
             }
-            let promised = known.acknowledged.is_some() || (known.cut_off && sealed_again && known.on_disk() > 0);
+            let told_of = !self.evicts || !self.forgetting;
+            let promised =
+                told_of && (known.acknowledged.is_some() || (known.cut_off && sealed_again && known.on_disk() > 0));
             assert!(!promised || excused, "recording {id} is lost, of which {} steps were on disk", known.on_disk());
             known.lost = promised;
         }
@@ -304,9 +355,10 @@ fn verify(bench: &Bench, episode: &StoredEpisode, known: &Known, excused: bool) 
 }
 
 fn run_one(seed: u64) {
-    let Schedule { segments_max, actions } = schedule(seed);
+    let schedule = schedule(seed);
+    let Schedule { segments_max, evicts, actions } = &schedule;
     let mut done = 0;
-    let mut world = World::new(seed, segments_max);
+    let mut world = World::new(seed, &schedule);
     let result = catch_unwind(AssertUnwindSafe(|| {
         for (i, &action) in actions.iter().enumerate() {
             done = i;
@@ -316,7 +368,7 @@ fn run_one(seed: u64) {
     if let Err(panic) = result {
         let list: Vec<String> = actions[..=done].iter().map(|action| format!("    {action:?}\n")).collect();
         eprintln!(
-            "schedule {seed} fails with {segments_max} segments at most, at the last of\n{}  {}\n  replay it alone: ZUNFT_TEST_SEED={seed} ZUNFT_TEST_SCHEDULES=1",
+            "schedule {seed} fails with {segments_max} segments at most, evicting: {evicts}, at the last of\n{}  {}\n  replay it alone: ZUNFT_TEST_SEED={seed} ZUNFT_TEST_SCHEDULES=1",
             list.concat(),
             world.notes.join("\n  ")
         );

@@ -43,6 +43,8 @@ pub(super) enum Fault {
     Broken,
     /// No segment can be made.
     Full,
+    /// Nothing can be read either.
+    Unreadable,
 }
 
 /// What goes wrong once.
@@ -125,7 +127,8 @@ struct State {
     fault: Fault,
     trap: Option<(u64, Trap)>,
     powered_off: bool,
-    free_bytes: u64,
+    /// Bytes of all files that there can be.
+    capacity: u64,
 }
 
 /// The disk; clones are the same one.
@@ -153,7 +156,7 @@ impl SimDisk {
             fault: Fault::None,
             trap: None,
             powered_off: false,
-            free_bytes: u64::MAX / 2,
+            capacity: u64::MAX / 2,
         })))
     }
 
@@ -194,7 +197,8 @@ impl SimDisk {
     }
 
     pub(super) fn set_free_bytes(&self, free_bytes: u64) {
-        self.state().free_bytes = free_bytes;
+        let mut state = self.state();
+        state.capacity = state.used_bytes() + free_bytes;
     }
 
     pub(super) fn is_powered(&self) -> bool {
@@ -265,11 +269,22 @@ impl State {
             }
         }
         self.powered()?;
-        if self.fault == Fault::Broken { Err(io::Error::other("the disk is broken")) } else { Ok(()) }
+        match self.fault {
+            Fault::Broken | Fault::Unreadable => Err(io::Error::other("the disk is broken")),
+            Fault::None | Fault::Full => Ok(()),
+        }
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.names.values().map(|file| self.files[file].seen.len() as u64).sum()
     }
 
     fn powered(&self) -> io::Result<()> {
-        if self.powered_off { Err(io::Error::other("the power is off")) } else { Ok(()) }
+        match self.fault {
+            _ if self.powered_off => Err(io::Error::other("the power is off")),
+            Fault::Unreadable => Err(io::Error::other("nothing can be read")),
+            Fault::None | Fault::Broken | Fault::Full => Ok(()),
+        }
     }
 
     fn file(&mut self, segment: SegmentNumber) -> io::Result<&mut SimFile> {
@@ -358,6 +373,7 @@ impl Disk for SimDisk {
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
-        Ok(self.state().free_bytes)
+        let state = self.state();
+        Ok(state.capacity.saturating_sub(state.used_bytes()))
     }
 }

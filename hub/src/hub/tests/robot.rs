@@ -12,7 +12,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use zunft_protocol::Manifest;
 use zunft_protocol::hello::{ALPN, HELLO_BYTES, Hello, HelloAnswer};
 use zunft_protocol::ids::{BootId, Digest, EmbodimentId};
-use zunft_protocol::message::{CloseCode, Fetch, HEADER_BYTES, Header, Message, Receipt, RejectReason, Report};
+use zunft_protocol::message::{
+    CloseCode, Fetch, HEADER_BYTES, Header, Message, Receipt, RejectReason, Report, Tombstone,
+};
 use zunft_protocol::release::{Root, Trust};
 
 use crate::fixtures::Episode;
@@ -79,6 +81,14 @@ impl TestRobot {
             releases: Vec::new(),
         };
         self.control.0.write_all(&Message::Report(report).encode()).await.unwrap();
+    }
+
+    /// Tells what was given up; returns what may be forgotten.
+    pub(super) async fn tell_evictions(&mut self, tombstones: Vec<Tombstone>) -> Vec<u64> {
+        self.control.0.write_all(&Message::Evicted(tombstones).encode()).await.unwrap();
+        let message = read(&mut self.control.1).await;
+        let Message::EvictionsStored(ordinals) = message else { panic!("{message:?} to a list of evictions") };
+        ordinals
     }
 
     /// The envelope of the next assignment that the hub sends.
