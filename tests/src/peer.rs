@@ -1,5 +1,7 @@
 //! A robot that speaks the protocol by hand over bare QUIC: as well, as badly or as little as it is told to.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "whatever was not expected is an error that shows it")]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 

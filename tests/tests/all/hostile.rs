@@ -264,7 +264,8 @@ async fn manifests_that_lie_are_rejected_and_blobs_of_others_are_missing() {
     let mut world = World::start().await;
     let robot = world.robot("r1").await;
     let honest = Episode::new(&identity("r1"), 0, 2);
-    let lies: [(&str, RejectReason, fn(&mut Manifest)); 6] = [
+    type Lie = (&'static str, RejectReason, fn(&mut Manifest));
+    let lies: [Lie; 6] = [
         ("another tenant", RejectReason::WrongIdentity, |manifest| manifest.tenant = "other".parse().unwrap()),
         ("another site", RejectReason::WrongIdentity, |manifest| manifest.site = "ulm".parse().unwrap()),
         ("another robot", RejectReason::WrongIdentity, |manifest| manifest.robot = "honest".parse().unwrap()),

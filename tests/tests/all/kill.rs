@@ -203,6 +203,7 @@ impl Recorded {
 }
 
 /// Compares, says so, and fails on any difference.
+#[expect(clippy::print_stdout, reason = "the claims read the figures from the test's output")]
 fn compare(kills: &str, seed: u64, records: &Records, stored: &[Stored]) {
     let verdict = Verdict::of(records, stored);
     let truncated = stored.iter().filter(|episode| episode.manifest.end != EpisodeEnd::Terminated).count();
