@@ -8,6 +8,7 @@ mod connection;
 mod download;
 mod silence;
 mod tls;
+mod turns;
 mod upload;
 mod wire;
 
@@ -234,7 +235,8 @@ impl Uploads {
                     Outcome::Unknown if stored.intervened => UploadClass::Urgent,
                     Outcome::Unknown => UploadClass::Bulk,
                 };
-                events.push(AgentEvent::Sealed { episode: stored.episode, class, ordinal: stored.ordinal });
+                let (episode, ordinal, bytes) = (stored.episode, stored.ordinal, stored.chunk_bytes());
+                events.push(AgentEvent::Sealed { episode, class, ordinal, bytes });
                 self.episodes.insert(stored.episode, stored);
             }
         }

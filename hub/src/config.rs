@@ -12,6 +12,7 @@ use std::time::Duration;
 use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
+use zunft_protocol::limits::UPLOAD_BYTES_HELD_MAX;
 
 pub use self::secret::{Secret, SecretUrl};
 use crate::services::MANIFEST_MEMORY_MAX;
@@ -135,8 +136,12 @@ pub struct LimitsConfig {
     /// Most bytes of experience that wait in memory for a commit, over all robots. Default: 256 MiB.
     ///
     /// Manifests of long episodes count four times. When it is reached, robots are told to offer again later. It is at
-    /// least 32 MiB more than `store.pack_bytes_max`.
+    /// least 32 MiB more than `store.pack_bytes_max`. One robot gets a quarter of it, and at least 64 MiB.
     pub ingest_bytes_max: usize,
+    /// Most bytes of one episode; a larger one is rejected and stays on its robot. Default: 64 GiB.
+    ///
+    /// It costs no memory: chunks of long episodes are written down while the rest comes.
+    pub episode_bytes_max: u64,
     /// Seconds that a robot may take for its handshake, and again for its hello. Default: 10.
     ///
     /// Longer lets robots with worse links connect, and peers that never speak hold a connection longer.
@@ -152,6 +157,11 @@ impl LimitsConfig {
     /// See [`Self::greeting_secs`].
     pub(crate) fn greeting(&self) -> Duration {
         Duration::from_secs(self.greeting_secs)
+    }
+
+    /// One robot's part of [`Self::ingest_bytes_max`].
+    pub(crate) fn robot_bytes_max(&self) -> usize {
+        (self.ingest_bytes_max / 4).max(2 * UPLOAD_BYTES_HELD_MAX as usize)
     }
 
     /// See [`Self::stall_secs`].
@@ -212,7 +222,13 @@ impl Default for S3Config {
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { connections_max: 10_000, ingest_bytes_max: 256 * 1024 * 1024, greeting_secs: 10, stall_secs: 120 }
+        Self {
+            connections_max: 10_000,
+            ingest_bytes_max: 256 * 1024 * 1024,
+            episode_bytes_max: 64 << 30,
+            greeting_secs: 10,
+            stall_secs: 120,
+        }
     }
 }
 
@@ -297,6 +313,11 @@ impl HubConfig {
             if !(1..=3600).contains(&found) {
                 return Err(ConfigError::Range { key, found, allowed: "between 1 and 3600" });
             }
+        }
+        let found = self.limits.episode_bytes_max;
+        if found < 1 << 20 {
+            let allowed = "at least 1048576 (1 MiB)";
+            return Err(ConfigError::Range { key: "limits.episode_bytes_max", found, allowed });
         }
         let found = self.limits.ingest_bytes_max as u64;
         // An episode that fills a pack must fit beside its own manifest, or its robot would be put off for ever.

@@ -39,7 +39,7 @@ use crate::registry::{self, PublishError};
 pub use crate::services::Change;
 use crate::services::Services;
 use crate::snapshots::{self, ReadFault, SnapshotSource, SnapshotStoreError};
-use crate::store::{CommitError, Committer, Store, StoreError, Submission, blob_key};
+use crate::store::{CommitError, Committer, Store, StoreError, Submission, Whole, blob_key};
 
 /// How old a pack is that a hub wrote and did not live to register: younger ones may be under way.
 const ORPHAN_GRACE: Duration = Duration::from_secs(600);
@@ -468,7 +468,8 @@ impl Handle {
         let (episode, recording) = (EpisodeId::of(&manifest_bytes), manifest.recording);
         let chunks = manifest.chunks().zip(chunks).map(|(listed, bytes)| ChunkBytes { id: listed.id, bytes }).collect();
         let tenant = identity.tenant;
-        let submission = Submission { tenant: tenant.clone(), episode, manifest, manifest_bytes, chunks };
+        let whole = Some(Whole { episode, manifest, manifest_bytes });
+        let submission = Submission { tenant: tenant.clone(), chunks, whole };
         let committer = self.services().committer().ok_or(ImportError::Stopped)?;
         committer.commit(submission).await.map_err(|error| match error {
             CommitError::Full => ImportError::Full,

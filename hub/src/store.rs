@@ -33,7 +33,7 @@ use crate::causes::with_causes;
 use crate::config::{StoreConfig, StorePlace};
 #[cfg(test)]
 pub(crate) use commit::write_pack;
-pub(crate) use commit::{CommitError, Committer, Submission};
+pub(crate) use commit::{CommitError, Committer, Committing, Submission, Whole};
 pub use error::StoreError;
 pub(crate) use error::disk_is_full;
 

@@ -102,8 +102,11 @@ pub const ASSIGNED_RELEASES_MAX: usize = 64;
 
 /// Uploads that one robot may have open at once.
 ///
-/// Two hide the round trip of OFFER and WANT; more would only split the link.
-pub const UPLOADS_IN_FLIGHT_MAX: usize = 4;
+/// A hub commits in groups of some milliseconds: so many small episodes fill a gigabit link meanwhile.
+pub const UPLOADS_IN_FLIGHT_MAX: usize = 64;
+
+/// Bytes of one upload that a hub holds in memory at most: beyond, it writes chunks down before the episode is whole.
+pub const UPLOAD_BYTES_HELD_MAX: u64 = 32 * 1024 * 1024;
 
 /// Most chunks of one episode that a hub holds in part: a stream carries one chunk at a time, so each break leaves one.
 pub const RESUMES_MAX: usize = 16;

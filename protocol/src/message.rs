@@ -14,7 +14,7 @@ mod eviction;
 
 use crate::ids::{BootId, ChunkId, Digest, EmbodimentId, EpisodeId, KeyId, ReleaseId};
 
-pub use codec::{DecodeError, HEADER_BYTES, Header, MessageType};
+pub use codec::{DecodeError, HEADER_BYTES, Header, MessageType, chunk_head};
 pub use eviction::{EvictionReason, Tombstone};
 
 /// Priority of the control stream: reports and assignments overtake everything.

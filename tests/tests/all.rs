@@ -9,6 +9,8 @@ mod fleet;
 mod hostile;
 #[path = "all/kill.rs"]
 mod kill;
+#[path = "all/large.rs"]
+mod large;
 #[path = "all/links.rs"]
 mod links;
 #[path = "all/simulation.rs"]

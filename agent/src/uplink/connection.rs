@@ -17,6 +17,7 @@ use zunft_protocol::session::agent::{AgentEvent, AgentOrder};
 
 use super::download::{self, Request};
 use super::silence::Silence;
+use super::turns::Turns;
 use super::upload::{Upload, UploadError};
 use super::wire::{self, STANDSTILL_MAX, WireError, read_message};
 use super::{Services, Uploads, Way, now};
@@ -80,6 +81,7 @@ pub(super) struct Connection<'u> {
     replies: mpsc::Receiver<(EpisodeId, UploadReply)>,
     reply_sender: mpsc::Sender<(EpisodeId, UploadReply)>,
     wanted: BTreeMap<EpisodeId, mpsc::Sender<Want>>,
+    turns: Turns,
     tasks: JoinSet<Ended>,
     spool_changes: watch::Receiver<u64>,
     release_changes: watch::Receiver<u64>,
@@ -135,6 +137,7 @@ impl<'u> Connection<'u> {
             replies,
             reply_sender,
             wanted: BTreeMap::new(),
+            turns: Turns::default(),
             tasks,
             spool_changes,
             release_changes,
@@ -317,7 +320,9 @@ impl<'u> Connection<'u> {
         self.look_at = now + LOOK_INTERVAL;
         self.way.set_cap(self.services.activity.is_acting(now), now);
         let stats = self.connection.stats();
+        let bytes_per_sec = self.rate.since_last(stats.udp_tx.bytes, now) as u64;
         self.services.state.rate(self.rate.look(stats.udp_tx.bytes, now));
+        self.tell(AgentEvent::Rate { bytes_per_sec }, now);
         if self.silence.look(stats.udp_rx.datagrams, stats.udp_tx.datagrams, now) {
             match self.way.change_port() {
                 Ok(()) => self.services.state.port_changed(),
@@ -375,6 +380,7 @@ impl<'u> Connection<'u> {
             state: Arc::clone(&self.services.state),
             episode: stored,
             priority,
+            turns: self.turns.clone(),
             wanted: wants,
             replies: reply_sender,
         };
@@ -398,6 +404,13 @@ impl<'u> Connection<'u> {
 struct Rate(VecDeque<(Instant, u64)>);
 
 impl Rate {
+    /// Bytes a second since the last look, of which there were so many in all.
+    fn since_last(&self, bytes: u64, now: Instant) -> f64 {
+        let Some(&(since, before)) = self.0.back() else { return 0.0 };
+        let secs = now.saturating_duration_since(since).as_secs_f64();
+        if secs > 0.0 { (bytes - before) as f64 / secs } else { 0.0 }
+    }
+
     /// Takes the bytes sent so far; returns bytes a second.
     fn look(&mut self, bytes: u64, now: Instant) -> f64 {
         self.0.push_back((now, bytes));

@@ -213,6 +213,9 @@ impl Serving {
                     };
                     more.extend(session.handle(HubEvent::LookedUp { upload, known }));
                 }
+                HubOrder::SetDown { chunks, .. } => {
+                    self.held.lock().unwrap().chunks.extend(chunks.iter().map(|chunk| chunk.id));
+                }
                 HubOrder::Commit { upload, manifest, chunks, .. } => {
                     let manifest = Manifest::decode(&manifest).unwrap();
                     let receipt = self.receipt(&manifest);

@@ -2,15 +2,18 @@
 //!
 //! It decides nothing: the session says what to send, and whether the episode may be freed.
 
+use std::cmp::Reverse;
 use std::pin::pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
-use zunft_protocol::message::{ChunkBytes, ChunkRest, CloseCode, Message, Want};
+use zunft_protocol::message::{CloseCode, Message, Want, chunk_head};
 use zunft_protocol::session::UploadReply;
 
 use super::SharedStatus;
-use super::wire::{WireError, patiently, read_message, write, write_message};
+use super::turns::{Rank, Turns};
+use super::wire::{WireError, patiently, read_message, write_bytes, write_message};
 use crate::spool::{ReadError, Spool, StoredEpisode};
 
 /// Most bytes written at a time, so that the numbers of a slow link move.
@@ -36,6 +39,7 @@ pub(super) struct Upload {
     pub(super) state: Arc<SharedStatus>,
     pub(super) episode: StoredEpisode,
     pub(super) priority: i32,
+    pub(super) turns: Turns,
     /// What the session wants sent; closed when the upload is given up.
     pub(super) wanted: mpsc::Receiver<Want>,
     /// The hub's answers.
@@ -58,7 +62,9 @@ impl Upload {
     }
 
     async fn talk(&mut self, send: &mut quinn::SendStream, receive: &mut quinn::RecvStream) -> Result<(), UploadError> {
-        let Self { connection, spool, state, episode, wanted, replies, .. } = self;
+        let Self { connection, spool, state, episode, priority, turns, wanted, replies } = self;
+        let rank = (Reverse(*priority), episode.ordinal);
+        let sender = Sender { connection, spool, state, episode, turns, rank };
         let manifest = read(spool, episode, Spool::read_manifest).await?;
         patiently(connection, write_message(send, &Message::Offer(manifest))).await?;
         let mut reply = answer(connection, receive).await?;
@@ -75,7 +81,7 @@ impl Upload {
                 tokio::select! {
                     biased;
                     early = &mut answer => Ok::<_, UploadError>(early?),
-                    sent = send_chunks(connection, spool, state, episode, send, &want) => {
+                    sent = sender.send_chunks(send, &want) => {
                         sent?;
                         Ok(answer.await?)
                     }
@@ -91,43 +97,73 @@ impl Upload {
     }
 }
 
-/// Sends what the hub wants, each chunk from the first byte that the hub lacks.
-async fn send_chunks(
-    connection: &quinn::Connection,
-    spool: &Spool,
-    state: &SharedStatus,
-    episode: &StoredEpisode,
-    send: &mut quinn::SendStream,
-    want: &Want,
-) -> Result<(), UploadError> {
-    let ids: Vec<_> = episode.chunks().map(|chunk| chunk.id).collect();
-    for (index, id) in ids.into_iter().enumerate().filter(|(index, _)| want.contains(*index)) {
-        let mut bytes = read(spool, episode, move |spool, episode| spool.read_chunk(episode, index)).await?;
-        let from = want.begins_at(index);
-        let message = if from == 0 || from >= bytes.len() {
-            Message::Chunk(ChunkBytes { id, bytes })
-        } else {
-            bytes.drain(..from);
-            Message::ChunkRest(ChunkRest { id, from: from as u32, bytes })
-        };
-        let encoded = message.encode();
-        for piece in encoded.chunks(PIECE_BYTES) {
-            patiently(connection, write(send, piece)).await?;
-            state.sent(piece.len() as u64);
-        }
-    }
-    Ok(())
+/// Sends one episode's chunks.
+struct Sender<'a> {
+    connection: &'a quinn::Connection,
+    spool: &'a Spool,
+    state: &'a SharedStatus,
+    episode: &'a StoredEpisode,
+    turns: &'a Turns,
+    rank: Rank,
 }
 
-/// Reads from the spool on a thread that may wait for the disk.
-async fn read(
+impl Sender<'_> {
+    /// Sends what the hub wants, each chunk from the first byte that the hub lacks. While one is sent, the next one is
+    /// read.
+    async fn send_chunks(&self, send: &mut quinn::SendStream, want: &Want) -> Result<(), UploadError> {
+        let mut wanted = (0..self.episode.chunks().count()).filter(|&index| want.contains(index));
+        let mut next = wanted.next();
+        let mut reading = next.map(|index| self.read_chunk(index));
+        while let (Some(index), Some(read)) = (next, reading) {
+            let bytes = read.await?;
+            next = wanted.next();
+            reading = next.map(|index| self.read_chunk(index));
+            self.send_chunk(send, index, bytes, want.begins_at(index)).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_chunk(
+        &self,
+        send: &mut quinn::SendStream,
+        index: usize,
+        bytes: Vec<u8>,
+        from: usize,
+    ) -> Result<(), UploadError> {
+        let Some(chunk) = self.episode.chunks().nth(index) else { return Ok(()) };
+        let from = if from < bytes.len() { from } else { 0 };
+        let bytes = Bytes::from(bytes).slice(from..);
+        let head = Bytes::from(chunk_head(chunk.id, from as u32, &bytes));
+        // A wait without a bound: it ends when those ahead are sent, given up or broken.
+        let _turn = self.turns.wait(self.rank).await;
+        patiently(self.connection, write_bytes(send, head)).await?;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let piece = rest.split_to(PIECE_BYTES.min(rest.len()));
+            let piece_bytes = piece.len() as u64;
+            patiently(self.connection, write_bytes(send, piece)).await?;
+            self.state.sent(piece_bytes);
+        }
+        Ok(())
+    }
+
+    fn read_chunk(&self, index: usize) -> impl Future<Output = Result<Vec<u8>, UploadError>> + use<> {
+        read(self.spool, self.episode, move |spool, episode| spool.read_chunk(episode, index))
+    }
+}
+
+/// Reads from the spool on a thread that may wait for the disk; it begins at once.
+fn read<R>(
     spool: &Spool,
     episode: &StoredEpisode,
-    read: impl FnOnce(&Spool, &StoredEpisode) -> Result<Vec<u8>, ReadError> + Send + 'static,
-) -> Result<Vec<u8>, UploadError> {
+    read: R,
+) -> impl Future<Output = Result<Vec<u8>, UploadError>> + use<R>
+where
+    R: FnOnce(&Spool, &StoredEpisode) -> Result<Vec<u8>, ReadError> + Send + 'static,
+{
     let (spool, episode) = (spool.clone(), episode.clone());
-    let read = tokio::task::spawn_blocking(move || read(&spool, &episode)).await;
-    Ok(read.map_err(|_| UploadError::Task)??)
+    let read = tokio::task::spawn_blocking(move || read(&spool, &episode));
+    async { Ok(read.await.map_err(|_| UploadError::Task)??) }
 }
 
 /// The hub's next answer, which it owes us.

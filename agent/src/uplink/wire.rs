@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
 use zunft_protocol::message::{DecodeError, HEADER_BYTES, Header, Message};
 
@@ -77,6 +78,11 @@ pub(super) async fn write_message(stream: &mut SendStream, message: &Message) ->
 /// Writes bytes.
 pub(super) async fn write(stream: &mut SendStream, bytes: &[u8]) -> Result<(), WireError> {
     Ok(stream.write_all(bytes).await?)
+}
+
+/// Writes bytes that need not be copied for it.
+pub(super) async fn write_bytes(stream: &mut SendStream, bytes: Bytes) -> Result<(), WireError> {
+    Ok(stream.write_chunk(bytes).await?)
 }
 
 /// Writes a message that must not wait behind bulk: the window that all streams share is opened a little for it.

@@ -11,7 +11,7 @@ use super::*;
 use crate::fixtures::{Episode, episode, tenant};
 use crate::hub::{Handle, Hub};
 use crate::metadata::EpisodeFilter;
-use crate::store::{Committer, Submission, write_pack};
+use crate::store::{Committer, Submission, Whole, write_pack};
 
 /// A stopped hub with nine episodes in three packs, and a tenth in a pack of which the metadata never heard.
 struct World {
@@ -22,13 +22,12 @@ struct World {
 }
 
 fn submission(episode: &Episode) -> Submission {
-    Submission {
-        tenant: tenant(),
+    let whole = Whole {
         episode: episode.manifest.id(),
         manifest: episode.manifest.clone(),
         manifest_bytes: episode.manifest.encode(),
-        chunks: episode.chunk_bytes(),
-    }
+    };
+    Submission { tenant: tenant(), chunks: episode.chunk_bytes(), whole: Some(whole) }
 }
 
 impl World {

@@ -16,7 +16,7 @@ use zunft_protocol::release::AssignedRelease;
 use zunft_protocol::session::hub::{HubSession, Identity, UploadId};
 
 use super::reports::{NotRecorded, Reports};
-use super::wire::{self, WireError};
+use super::wire::{self, Progress, WireError};
 use super::{code, downloads, uploads};
 use crate::assignments::{self, Signing};
 use crate::clock;
@@ -51,14 +51,16 @@ pub(super) struct Robot {
     pub(super) budget: Budget,
     /// Its part of the memory for large manifests: one of the largest at a time.
     pub(super) manifest_budget: Budget,
+    /// What moves on all of its uploads.
+    pub(super) progress: Progress,
     /// Decides about uploads; locked for each decision, never while waiting.
     pub(super) session: Mutex<HubSession>,
 }
 
 impl Robot {
-    /// How long a stream in use may stand still.
+    /// How long a stream in use may stand still, unless it waits for its turn.
     pub(super) fn stall(&self) -> Duration {
-        self.services.config.limits.stall()
+        self.progress.stall()
     }
 
     /// Memory for a manifest of so many bytes and all that is made of it, of the robot's part and of the whole.
@@ -132,13 +134,13 @@ pub(super) async fn run(
                 site: identity.site.clone(),
                 robot: identity.robot.clone(),
             };
-            // An episode is committed in one pack.
-            let episode_bytes_max = services.config.store.pack_bytes_max as u64;
-            let budget = Budget::new(services.config.store.pack_bytes_max);
+            let episode_bytes_max = services.config.limits.episode_bytes_max;
+            let budget = Budget::new(services.config.limits.robot_bytes_max());
+            let progress = Progress::new(services.config.limits.stall());
             let session = Mutex::new(HubSession::new(session_identity, episode_bytes_max));
             let manifest_budget = Budget::new(MANIFEST_MEMORY_MAX);
             let connection = connection.clone();
-            let robot = Arc::new(Robot { identity, connection, services, budget, manifest_budget, session });
+            let robot = Arc::new(Robot { identity, connection, services, budget, manifest_budget, progress, session });
             let conversation = Conversation { robot, live, control, recorder, uploads: 0, accepted: None, sent: 0 };
             conversation.run(reports, stop, tasks).await
         }

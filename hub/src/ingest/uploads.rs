@@ -8,6 +8,7 @@ use quinn::{RecvStream, SendStream};
 use tracing::{Instrument as _, info, info_span, warn};
 use zunft_protocol::Manifest;
 use zunft_protocol::ids::{ChunkId, EpisodeId, RobotId, TenantId};
+use zunft_protocol::limits::UPLOAD_BYTES_HELD_MAX;
 use zunft_protocol::message::{ChunkBytes, Header, Later, Message, Receipt};
 use zunft_protocol::session::UploadReply;
 use zunft_protocol::session::hub::{HubEvent, HubOrder, Known, UploadId};
@@ -16,7 +17,7 @@ use super::connection::Robot;
 use super::wire::{self, Arriving, WireError};
 use crate::metadata::MetadataError;
 use crate::services::{BudgetShare, Change};
-use crate::store::{CommitError, Submission};
+use crate::store::{CommitError, Committing, Submission, Whole};
 
 /// Wait asked of a robot while the store works but is busy.
 const RETRY_BUSY_MS: u32 = 500;
@@ -34,7 +35,7 @@ pub(super) async fn serve(
 ) -> Result<(), WireError> {
     let span = info_span!("upload", episode = %EpisodeId::of(&manifest));
     let arriving = Arriving::default();
-    let mut stream = UploadStream { robot, upload, send, manifest: None, budget: None, arriving };
+    let mut stream = UploadStream { robot, upload, send, manifest: None, budget: None, arriving, setting_down: None };
     let served = stream.serve(manifest, recv).instrument(span).await;
     // After the last word the session has forgotten the upload; after an error it must.
     let arrived = stream.arriving.chunk();
@@ -71,6 +72,8 @@ struct UploadStream<'a> {
     budget: Option<(BudgetShare, BudgetShare)>,
     /// The message under way.
     arriving: Arriving,
+    /// Chunks on their way into the store, ahead of their episode. They get there even if the stream breaks.
+    setting_down: Option<Committing>,
 }
 
 impl Robot {
@@ -90,7 +93,7 @@ impl UploadStream<'_> {
         loop {
             let event = match orders.pop_front() {
                 None => {
-                    let message = self.arriving.read(recv, self.robot.stall()).await?.ok_or(WireError::Ended)?;
+                    let message = self.arriving.read(recv, &self.robot.progress).await?.ok_or(WireError::Ended)?;
                     if let Message::Chunk(chunk) = message {
                         HubEvent::Received { upload, chunk }
                     } else if let Message::ChunkRest(rest) = message {
@@ -104,6 +107,10 @@ impl UploadStream<'_> {
                     self.manifest = Some(manifest);
                     HubEvent::LookedUp { upload, known }
                 }
+                Some(HubOrder::SetDown { chunks, .. }) => match self.set_down(chunks).await {
+                    None => continue,
+                    Some(not_stored) => not_stored,
+                },
                 Some(HubOrder::Commit { episode, manifest, chunks, .. }) => {
                     self.commit(episode, manifest, chunks).await
                 }
@@ -132,7 +139,9 @@ impl UploadStream<'_> {
     async fn known(&mut self, episode: EpisodeId, manifest: &Manifest) -> Result<Known, MetadataError> {
         let tenant = &self.robot.identity.tenant;
         let metadata = &self.robot.services.metadata;
-        if let Some((stored, stored_unix_ms)) = metadata.episode_of_recording(tenant, manifest.recording).await? {
+        let ids: Vec<ChunkId> = manifest.chunks().map(|chunk| chunk.id).collect();
+        let (known, present) = metadata.known(tenant, manifest.recording, &ids).await?;
+        if let Some((stored, stored_unix_ms)) = known {
             if stored != episode {
                 warn!(recording = %manifest.recording, %stored, "another episode of a stored recording is refused");
                 return Ok(Known::Conflict);
@@ -140,14 +149,13 @@ impl UploadStream<'_> {
             let receipt = self.receipt(episode, stored_unix_ms);
             return Ok(receipt.map_or(Known::Unavailable { retry_after_ms: RETRY_FAILING_MS }, Known::Durable));
         }
-        let ids: Vec<ChunkId> = manifest.chunks().map(|chunk| chunk.id).collect();
-        let present = metadata.present_chunks(tenant, &ids).await?;
         let missing: u64 =
             manifest.chunks().filter(|chunk| !present.contains(&chunk.id)).map(|chunk| u64::from(chunk.bytes)).sum();
         let (services, key) = (&self.robot.services, self.robot.key());
         let kept = services.take_kept(&key, episode);
-        let own = self.robot.budget.reserve(missing);
-        self.budget = own.and_then(|own| Some((own, services.reserve(missing)?)));
+        let held = missing.min(UPLOAD_BYTES_HELD_MAX);
+        let own = self.robot.budget.reserve(held);
+        self.budget = own.and_then(|own| Some((own, services.reserve(held)?)));
         if self.budget.is_none() {
             if let Some(kept) = kept {
                 services.keep(&key, episode, kept);
@@ -163,16 +171,50 @@ impl UploadStream<'_> {
         })
     }
 
+    /// Makes chunks durable ahead of their episode, while others come; fails where those before could not be.
+    async fn set_down(&mut self, chunks: Vec<ChunkBytes>) -> Option<HubEvent> {
+        let submission = Submission { tenant: self.robot.identity.tenant.clone(), chunks, whole: None };
+        let begun = match (self.set_down_before().await, self.robot.services.committer()) {
+            (Err(error), _) => Err(error),
+            (Ok(()), Some(committer)) => committer.begin(submission).await,
+            (Ok(()), None) => Err(CommitError::Stopped),
+        };
+        match begun {
+            Ok(setting_down) => {
+                self.setting_down = Some(setting_down);
+                None
+            }
+            Err(error) => Some(self.not_stored(error)),
+        }
+    }
+
+    /// Waits for the chunks that are on their way into the store.
+    async fn set_down_before(&mut self) -> Result<(), CommitError> {
+        let Some(setting_down) = self.setting_down.take() else { return Ok(()) };
+        setting_down.ended().await.map(drop)
+    }
+
+    fn not_stored(&self, error: CommitError) -> HubEvent {
+        let retry_after_ms = match error {
+            CommitError::Full | CommitError::Failed | CommitError::Stopped => RETRY_FAILING_MS,
+            // The next offer learns which it is.
+            CommitError::Conflict | CommitError::ChunkMissing => RETRY_BUSY_MS,
+        };
+        HubEvent::NotStored { upload: self.upload, retry_after_ms }
+    }
+
     /// Makes the episode durable.
     async fn commit(&mut self, episode: EpisodeId, manifest_bytes: Vec<u8>, chunks: Vec<ChunkBytes>) -> HubEvent {
         let upload = self.upload;
         let manifest = self.manifest.take().expect("an episode is looked up before it is committed");
         let (steps, bytes) = (manifest.steps, manifest.bytes());
         let tenant = self.robot.identity.tenant.clone();
-        let submission = Submission { tenant: tenant.clone(), episode, manifest: *manifest, manifest_bytes, chunks };
-        let committed = match self.robot.services.committer() {
-            Some(committer) => committer.commit(submission).await,
-            None => Err(CommitError::Stopped),
+        let whole = Some(Whole { episode, manifest: *manifest, manifest_bytes });
+        let submission = Submission { tenant: tenant.clone(), chunks, whole };
+        let committed = match (self.set_down_before().await, self.robot.services.committer()) {
+            (Err(error), _) => Err(error),
+            (Ok(()), Some(committer)) => committer.commit(submission).await,
+            (Ok(()), None) => Err(CommitError::Stopped),
         };
         self.budget = None;
         let receipt = committed.map(|stored_unix_ms| self.receipt(episode, stored_unix_ms));
@@ -182,13 +224,8 @@ impl UploadStream<'_> {
                 self.robot.services.announce(Change::Episode { tenant, episode });
                 HubEvent::Stored { upload, receipt }
             }
-            Ok(None) | Err(CommitError::Full | CommitError::Failed | CommitError::Stopped) => {
-                HubEvent::NotStored { upload, retry_after_ms: RETRY_FAILING_MS }
-            }
-            // The next offer learns which it is.
-            Err(CommitError::Conflict | CommitError::ChunkMissing) => {
-                HubEvent::NotStored { upload, retry_after_ms: RETRY_BUSY_MS }
-            }
+            Ok(None) => self.not_stored(CommitError::Failed),
+            Err(error) => self.not_stored(error),
         }
     }
 

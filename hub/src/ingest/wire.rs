@@ -1,5 +1,6 @@
 //! Messages on QUIC streams: whole ones in, whole ones out, and nobody waits for ever.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
@@ -39,6 +40,41 @@ impl WireError {
     }
 }
 
+/// What moves on all of a robot's uploads. A robot sends one after the other: a stream may stand still for as long as
+/// others move.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    stall: Duration,
+    bytes: AtomicU64,
+}
+
+impl Progress {
+    pub(crate) fn new(stall: Duration) -> Self {
+        Self { stall, bytes: AtomicU64::new(0) }
+    }
+
+    /// In which time something must move.
+    pub(crate) fn stall(&self) -> Duration {
+        self.stall
+    }
+
+    /// Waits for the first bytes of a message, whose turn may come after others'.
+    async fn first(&self, stream: &mut RecvStream, header: &mut [u8]) -> Result<Option<usize>, WireError> {
+        let mut before = self.bytes.load(Ordering::Relaxed);
+        loop {
+            // A read that is given up takes nothing.
+            if let Ok(read) = tokio::time::timeout(self.stall, stream.read(header)).await {
+                return Ok(read?);
+            }
+            let now = self.bytes.load(Ordering::Relaxed);
+            if now - before < PROGRESS_BYTES_MIN as u64 {
+                return Err(WireError::Stalled);
+            }
+            before = now;
+        }
+    }
+}
+
 /// A message as far as it has come: what is left where a stream breaks.
 #[derive(Debug, Default)]
 pub(crate) struct Arriving {
@@ -51,13 +87,14 @@ impl Arriving {
     pub(crate) async fn read(
         &mut self,
         stream: &mut RecvStream,
-        stall: Duration,
+        progress: &Progress,
     ) -> Result<Option<Message>, WireError> {
         *self = Self::default();
-        match read_header(stream, stall).await? {
-            Some(header) => self.read_body(stream, header, stall).await.map(Some),
-            None => Ok(None),
-        }
+        let mut header = [0; HEADER_BYTES];
+        let Some(read) = progress.first(stream, &mut header).await? else { return Ok(None) };
+        fill(stream, &mut header[read..], progress.stall).await?;
+        let header = Header::decode(header)?;
+        self.read_body(stream, header, progress.stall, &progress.bytes).await.map(Some)
     }
 
     async fn read_body(
@@ -65,6 +102,7 @@ impl Arriving {
         stream: &mut RecvStream,
         header: Header,
         stall: Duration,
+        moved: &AtomicU64,
     ) -> Result<Message, WireError> {
         self.header = Some(header);
         // The header's bounds were checked; the memory is touched as the bytes come, not at the robot's promise.
@@ -75,6 +113,7 @@ impl Arriving {
                 while self.body.len() < enough {
                     let missing = header.body_bytes - self.body.len();
                     let chunk = stream.read_chunk(missing, true).await?.ok_or(WireError::Ended)?;
+                    moved.fetch_add(chunk.bytes.len() as u64, Ordering::Relaxed);
                     self.body.extend_from_slice(&chunk.bytes);
                 }
                 Ok::<_, WireError>(())
@@ -108,7 +147,7 @@ pub(crate) async fn read_header(stream: &mut RecvStream, stall: Duration) -> Res
 
 /// Reads what belongs to a header.
 pub(crate) async fn read_body(stream: &mut RecvStream, header: Header, stall: Duration) -> Result<Message, WireError> {
-    Arriving::default().read_body(stream, header, stall).await
+    Arriving::default().read_body(stream, header, stall, &AtomicU64::new(0)).await
 }
 
 /// Reads what belongs to a header and keeps nothing of it.

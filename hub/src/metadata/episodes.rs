@@ -1,6 +1,6 @@
 //! Episodes, and where their manifests and chunks lie in packs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use zunft_protocol::Embodiment;
@@ -22,6 +22,9 @@ const IDS_PER_STATEMENT: usize = 1000;
 
 /// Chunks in one SQL statement, of six parameters each.
 const ROWS_PER_STATEMENT: usize = 1000;
+
+/// Episodes in one SQL statement, of 21 parameters each.
+const EPISODES_PER_STATEMENT: usize = 250;
 
 /// Neither chunks nor manifests are encrypted yet.
 const KEY_NONE: i64 = 0;
@@ -297,20 +300,6 @@ impl Metadata {
         row.as_ref().map(episode_record).transpose()
     }
 
-    /// The episode of a recording, where there is one, and since when.
-    pub(crate) async fn episode_of_recording(
-        &self,
-        tenant: &TenantId,
-        recording: RecordingId,
-    ) -> Result<Option<(EpisodeId, u64)>, MetadataError> {
-        let row = query("SELECT episode, stored_unix_ms FROM episodes WHERE tenant = $1 AND recording = $2")
-            .bind(tenant.as_str())
-            .bind(recording.as_bytes().as_slice())
-            .fetch_optional(&self.readers)
-            .await?;
-        row.map(|row| Ok((EpisodeId::from_bytes(row.bytes("episode")?), row.count("stored_unix_ms")?))).transpose()
-    }
-
     /// Where an episode's manifest lies.
     pub(crate) async fn manifest_location(
         &self,
@@ -337,6 +326,45 @@ impl Metadata {
             .fetch_optional(&self.readers)
             .await?;
         row.as_ref().map(|row| location(row, "bytes")).transpose()
+    }
+
+    /// The episode of a recording, where there is one, and since when; and which of these chunks the tenant has.
+    pub(crate) async fn known(
+        &self,
+        tenant: &TenantId,
+        recording: RecordingId,
+        chunks: &[ChunkId],
+    ) -> Result<(Option<(EpisodeId, u64)>, BTreeSet<ChunkId>), MetadataError> {
+        const NOT_OF_CHUNKS: i64 = -1;
+        let (mut episode, mut present) = (None, BTreeSet::new());
+        // One question for both: there is one for every offer.
+        for chunks in chunks.chunks(IDS_PER_STATEMENT) {
+            let mut query =
+                Statement::begin("SELECT episode AS id, stored_unix_ms AS number FROM episodes WHERE tenant = ");
+            query.push_bind(tenant.as_str()).push(" AND recording = ").push_bind(recording.as_bytes().as_slice());
+            query.push(" UNION ALL SELECT chunk, CAST(-1 AS BIGINT) FROM chunks WHERE tenant = ");
+            query.push_bind(tenant.as_str()).push(" AND chunk IN ");
+            query.push_list(chunks.iter().map(|id| id.as_bytes().as_slice()));
+            for row in query.fetch_all(&self.readers).await? {
+                let id = row.bytes("id")?;
+                if row.try_get::<i64>("number")? == NOT_OF_CHUNKS {
+                    present.insert(ChunkId::from_bytes(id));
+                } else {
+                    episode = Some((EpisodeId::from_bytes(id), row.count("number")?));
+                }
+            }
+        }
+        Ok((episode, present))
+    }
+
+    /// The episode of a recording, where there is one, and since when.
+    #[cfg(test)]
+    pub(crate) async fn episode_of_recording(
+        &self,
+        tenant: &TenantId,
+        recording: RecordingId,
+    ) -> Result<Option<(EpisodeId, u64)>, MetadataError> {
+        Ok(self.known(tenant, recording, &[ChunkId::of(b"none")]).await?.0)
     }
 
     /// Which of these chunks the tenant has.
@@ -407,92 +435,129 @@ impl Metadata {
             .fetch_one(&mut transaction)
             .await?;
         let mut arrival = arrival.count("arrival")?;
+        let mut stored = stored_recordings(&mut transaction, tenant, &pack.episodes).await?;
+        let held: BTreeSet<ChunkId> = pack.chunks.iter().map(|chunk| chunk.id).collect();
         let mut registered = Vec::with_capacity(pack.episodes.len());
+        let mut new = Vec::with_capacity(pack.episodes.len());
         for episode in &pack.episodes {
-            let outcome =
-                register_episode(&mut transaction, tenant, pack.pack, episode, arrival + 1, now_unix_ms).await?;
-            arrival += u64::from(outcome == Registered::Stored { stored_unix_ms: now_unix_ms });
+            let outcome = if let Some(&(id, stored_unix_ms)) = stored.get(&episode.manifest.recording) {
+                if id == episode.id { Registered::Stored { stored_unix_ms } } else { Registered::Conflict }
+            } else if all_present(&mut transaction, tenant, &episode.manifest, &held).await? {
+                arrival += 1;
+                stored.insert(episode.manifest.recording, (episode.id, now_unix_ms));
+                new.push((arrival, episode));
+                Registered::Stored { stored_unix_ms: now_unix_ms }
+            } else {
+                Registered::ChunkMissing
+            };
             registered.push(outcome);
+        }
+        insert_embodiments(&mut transaction, tenant, &new).await?;
+        for new in new.chunks(EPISODES_PER_STATEMENT) {
+            insert_episodes(&mut transaction, tenant, pack.pack, new, now_unix_ms).await?;
         }
         transaction.commit().await?;
         Ok(registered)
     }
 }
 
-async fn register_episode(
+/// Which of these episodes' recordings have an episode already, and since when.
+async fn stored_recordings(
+    transaction: &mut Transaction,
+    tenant: &TenantId,
+    episodes: &[NewEpisode],
+) -> Result<BTreeMap<RecordingId, (EpisodeId, u64)>, MetadataError> {
+    let mut stored = BTreeMap::new();
+    for episodes in episodes.chunks(IDS_PER_STATEMENT) {
+        let mut query = Statement::begin("SELECT recording, episode, stored_unix_ms FROM episodes WHERE tenant = ");
+        query.push_bind(tenant.as_str()).push(" AND recording IN ");
+        query.push_list(episodes.iter().map(|episode| episode.manifest.recording.as_bytes().as_slice()));
+        for row in query.fetch_all(&mut *transaction).await? {
+            let recording = RecordingId::from_bytes(row.bytes("recording")?);
+            stored.insert(recording, (EpisodeId::from_bytes(row.bytes("episode")?), row.count("stored_unix_ms")?));
+        }
+    }
+    Ok(stored)
+}
+
+async fn insert_embodiments(
+    transaction: &mut Transaction,
+    tenant: &TenantId,
+    episodes: &[(u64, &NewEpisode)],
+) -> Result<(), MetadataError> {
+    let embodiments: BTreeMap<EmbodimentId, &Embodiment> =
+        episodes.iter().map(|(_, episode)| &episode.manifest.embodiment).map(|body| (body.id(), body)).collect();
+    for (id, embodiment) in embodiments {
+        query(
+            "INSERT INTO embodiments (tenant, embodiment, name, definition) VALUES ($1, $2, $3, $4) \
+             ON CONFLICT (tenant, embodiment) DO NOTHING",
+        )
+        .bind(tenant.as_str())
+        .bind(id.as_bytes().as_slice())
+        .bind(&embodiment.name)
+        .bind(json(embodiment))
+        .execute(&mut *transaction)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Inserts new episodes, each with its number in the order of arrival.
+async fn insert_episodes(
     transaction: &mut Transaction,
     tenant: &TenantId,
     pack: Digest,
-    episode: &NewEpisode,
-    arrival: u64,
+    episodes: &[(u64, &NewEpisode)],
     now_unix_ms: u64,
-) -> Result<Registered, MetadataError> {
-    let manifest = &episode.manifest;
-    let present = query("SELECT episode, stored_unix_ms FROM episodes WHERE tenant = $1 AND recording = $2")
-        .bind(tenant.as_str())
-        .bind(manifest.recording.as_bytes().as_slice())
-        .fetch_optional(&mut *transaction)
-        .await?;
-    if let Some(row) = present {
-        let same = EpisodeId::from_bytes(row.bytes("episode")?) == episode.id;
-        let stored_unix_ms = row.count("stored_unix_ms")?;
-        return Ok(if same { Registered::Stored { stored_unix_ms } } else { Registered::Conflict });
-    }
-    if !all_present(transaction, tenant, manifest).await? {
-        return Ok(Registered::ChunkMissing);
-    }
-    let embodiment = manifest.embodiment.id();
-    query(
-        "INSERT INTO embodiments (tenant, embodiment, name, definition) VALUES ($1, $2, $3, $4) \
-         ON CONFLICT (tenant, embodiment) DO NOTHING",
-    )
-    .bind(tenant.as_str())
-    .bind(embodiment.as_bytes().as_slice())
-    .bind(&manifest.embodiment.name)
-    .bind(json(&manifest.embodiment))
-    .execute(&mut *transaction)
-    .await?;
-    let release = match &manifest.actor {
-        Actor::Release { release, .. } => Some(release.to_string()),
-        Actor::Human | Actor::Script => None,
-    };
-    query(
+) -> Result<(), MetadataError> {
+    let mut query = Statement::begin(
         "INSERT INTO episodes (tenant, episode, recording, arrival, robot, site, ordinal, task, embodiment, actor, \
          release, outcome, ending, steps, bytes, begin_wall_ns, stored_unix_ms, pack, position, manifest_bytes, \
-         key_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, 0)",
-    )
-    .bind(tenant.as_str())
-    .bind(episode.id.as_bytes().as_slice())
-    .bind(manifest.recording.as_bytes().as_slice())
-    .bind(arrival as i64)
-    .bind(manifest.robot.as_str())
-    .bind(manifest.site.as_str())
-    .bind(manifest.ordinal.min(i64::MAX as u64) as i64)
-    .bind(manifest.task.as_str())
-    .bind(embodiment.as_bytes().as_slice())
-    .bind(word(&ActorKind::from(&manifest.actor)))
-    .bind(release)
-    .bind(word(&manifest.outcome))
-    .bind(word(&EndingKind::from(&manifest.end)))
-    .bind(manifest.steps as i64)
-    .bind(manifest.bytes() as i64)
-    .bind(manifest.clock.begin_wall_ns)
-    .bind(now_unix_ms as i64)
-    .bind(pack.as_bytes().as_slice())
-    .bind(episode.position as i64)
-    .bind(i64::from(episode.bytes))
-    .execute(&mut *transaction)
-    .await?;
-    Ok(Registered::Stored { stored_unix_ms: now_unix_ms })
+         key_id) VALUES ",
+    );
+    for (index, (arrival, episode)) in episodes.iter().enumerate() {
+        let manifest = &episode.manifest;
+        let release = match &manifest.actor {
+            Actor::Release { release, .. } => Some(release.to_string()),
+            Actor::Human | Actor::Script => None,
+        };
+        query.push(if index == 0 { "" } else { ", " }).push_list([
+            Value::from(tenant.as_str()),
+            episode.id.as_bytes().as_slice().into(),
+            manifest.recording.as_bytes().as_slice().into(),
+            (*arrival as i64).into(),
+            manifest.robot.as_str().into(),
+            manifest.site.as_str().into(),
+            (manifest.ordinal.min(i64::MAX as u64) as i64).into(),
+            manifest.task.as_str().into(),
+            manifest.embodiment.id().as_bytes().as_slice().into(),
+            word(&ActorKind::from(&manifest.actor)).into(),
+            release.into(),
+            word(&manifest.outcome).into(),
+            word(&EndingKind::from(&manifest.end)).into(),
+            (manifest.steps as i64).into(),
+            (manifest.bytes() as i64).into(),
+            manifest.clock.begin_wall_ns.into(),
+            (now_unix_ms as i64).into(),
+            pack.as_bytes().as_slice().into(),
+            (episode.position as i64).into(),
+            i64::from(episode.bytes).into(),
+            KEY_NONE.into(),
+        ]);
+    }
+    query.execute(transaction).await?;
+    Ok(())
 }
 
-/// Whether every chunk of the manifest is stored.
+/// Whether every chunk of the manifest is stored: those that are not among `held` are looked up.
 async fn all_present(
     transaction: &mut Transaction,
     tenant: &TenantId,
     manifest: &Manifest,
+    held: &BTreeSet<ChunkId>,
 ) -> Result<bool, MetadataError> {
-    let needed: Vec<ChunkId> = manifest.chunks().map(|chunk| chunk.id).collect::<BTreeSet<_>>().into_iter().collect();
+    let needed: BTreeSet<ChunkId> = manifest.chunks().map(|chunk| chunk.id).filter(|id| !held.contains(id)).collect();
+    let needed: Vec<ChunkId> = needed.into_iter().collect();
     for ids in needed.chunks(IDS_PER_STATEMENT) {
         let mut query = Statement::begin("SELECT COUNT(*) AS count FROM chunks WHERE tenant = ");
         query.push_bind(tenant.as_str()).push(" AND chunk IN ");

@@ -25,16 +25,23 @@ use crate::metadata::{Metadata, MetadataError, NewChunk, NewEpisode, NewPack, Re
 /// Submissions that wait: their bytes are bounded by the ingest budget, this bounds their number.
 const QUEUE_MAX: usize = 1024;
 
-/// An episode that is complete and verified.
+/// What is to become durable: an episode, or chunks of one that is still on its way.
 #[derive(Debug)]
 pub(crate) struct Submission {
     pub(crate) tenant: TenantId,
+    /// Verified chunks that the store lacked when it was asked.
+    pub(crate) chunks: Vec<ChunkBytes>,
+    /// The episode that they complete, if they do.
+    pub(crate) whole: Option<Whole>,
+}
+
+/// An episode of which every chunk is stored or comes with it.
+#[derive(Debug)]
+pub(crate) struct Whole {
     pub(crate) episode: EpisodeId,
     pub(crate) manifest: Manifest,
     /// The bytes that hash to the episode's id.
     pub(crate) manifest_bytes: Vec<u8>,
-    /// The chunks that the store lacked when it was asked.
-    pub(crate) chunks: Vec<ChunkBytes>,
 }
 
 /// Why an episode was not committed. Nothing of it is visible.
@@ -72,7 +79,8 @@ pub(crate) struct Committer {
 
 impl std::fmt::Debug for Waiting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Waiting").field("episode", &self.submission.episode).finish_non_exhaustive()
+        let episode = self.submission.whole.as_ref().map(|whole| whole.episode);
+        f.debug_struct("Waiting").field("episode", &episode).finish_non_exhaustive()
     }
 }
 
@@ -122,11 +130,27 @@ impl Committer {
         (Self { queue: sender }, CommitTask { queue, store, metadata, interval, pack_bytes_max, failing: false })
     }
 
-    /// Makes an episode durable; returns since when it is, in milliseconds since 1970.
+    /// Makes an episode or its chunks durable; returns since when they are, in milliseconds since 1970.
     pub(crate) async fn commit(&self, submission: Submission) -> Result<u64, CommitError> {
+        self.begin(submission).await?.ended().await
+    }
+
+    /// Hands a submission in, and does not wait for the disk.
+    pub(crate) async fn begin(&self, submission: Submission) -> Result<Committing, CommitError> {
         let (answer, answered) = oneshot::channel();
         self.queue.send(Waiting { submission, answer }).await.map_err(|_| CommitError::Stopped)?;
-        answered.await.map_err(|_| CommitError::Stopped)?
+        Ok(Committing(answered))
+    }
+}
+
+/// A commit under way; it goes on though nobody waits for it.
+#[derive(Debug)]
+pub(crate) struct Committing(oneshot::Receiver<Result<u64, CommitError>>);
+
+impl Committing {
+    /// Since when it is durable, in milliseconds since 1970.
+    pub(crate) async fn ended(self) -> Result<u64, CommitError> {
+        self.0.await.map_err(|_| CommitError::Stopped)?
     }
 }
 
@@ -163,11 +187,17 @@ impl<R: Register> CommitTask<R> {
     }
 
     async fn commit(&mut self, tenant: &TenantId, batch: Vec<Waiting>) {
-        let (submissions, answers): (Vec<_>, Vec<_>) =
-            batch.into_iter().map(|waiting| (waiting.submission, waiting.answer)).unzip();
+        let (submissions, answers): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .map(|Waiting { submission, answer }| {
+                let whole = submission.whole.is_some();
+                (submission, (whole, answer))
+            })
+            .unzip();
+        let now = clock::unix_millis();
         let results = match write_pack(&self.store, tenant, submissions).await {
             Err(error) => Err(self.store_failed(&error)),
-            Ok(pack) => match self.metadata.register(tenant, &pack, clock::unix_millis()).await {
+            Ok(pack) => match self.metadata.register(tenant, &pack, now).await {
                 Err(error) => Err(self.metadata_failed(&error)),
                 Ok(registered) => Ok(registered),
             },
@@ -176,10 +206,12 @@ impl<R: Register> CommitTask<R> {
             self.failing = false;
             info!("experience is stored again");
         }
-        for (index, answer) in answers.into_iter().enumerate() {
+        let mut episodes = 0..;
+        for (whole, answer) in answers {
             let result = match &results {
                 Err(error) => Err(error.clone()),
-                Ok(registered) => match registered.get(index) {
+                Ok(_) if !whole => Ok(now),
+                Ok(registered) => match episodes.next().and_then(|index: usize| registered.get(index)) {
                     Some(Registered::Stored { stored_unix_ms }) => Ok(*stored_unix_ms),
                     Some(Registered::Conflict) => Err(CommitError::Conflict),
                     Some(Registered::ChunkMissing) | None => Err(CommitError::ChunkMissing),
@@ -221,8 +253,9 @@ fn error_text(error: &dyn std::error::Error) -> String {
 }
 
 fn submitted_bytes(waiting: &Waiting) -> usize {
-    let chunks: usize = waiting.submission.chunks.iter().map(|chunk| chunk.bytes.len()).sum();
-    chunks + waiting.submission.manifest_bytes.len()
+    let Submission { chunks, whole, .. } = &waiting.submission;
+    let chunks: usize = chunks.iter().map(|chunk| chunk.bytes.len()).sum();
+    chunks + whole.as_ref().map_or(0, |whole| whole.manifest_bytes.len())
 }
 
 fn by_tenant(batch: Vec<Waiting>) -> BTreeMap<TenantId, Vec<Waiting>> {
@@ -262,10 +295,11 @@ fn build_pack(tenant: TenantId, submissions: Vec<Submission>) -> (Pack, NewPack)
                 chunks.push(NewChunk { id: chunk.id, position, bytes });
             }
         }
-        let bytes = submission.manifest_bytes.len() as u32;
-        let id = Digest::from_bytes(*submission.episode.as_bytes());
-        let position = builder.add(EntryKind::Manifest, id, Bytes::from(submission.manifest_bytes));
-        episodes.push(NewEpisode { id: submission.episode, manifest: submission.manifest, position, bytes });
+        let Some(Whole { episode, manifest, manifest_bytes }) = submission.whole else { continue };
+        let bytes = manifest_bytes.len() as u32;
+        let id = Digest::from_bytes(*episode.as_bytes());
+        let position = builder.add(EntryKind::Manifest, id, Bytes::from(manifest_bytes));
+        episodes.push(NewEpisode { id: episode, manifest, position, bytes });
     }
     let pack = builder.finish();
     let new = NewPack { pack: pack.digest, bytes: pack.bytes, chunks, episodes };

@@ -3,20 +3,19 @@
 use std::fs;
 use std::time::Duration;
 
-use super::commit::write_pack;
+use super::commit::{Whole, write_pack};
 use super::pack::{Directory, EntryKind};
 use super::*;
 use crate::fixtures::{Episode, episode, tenant};
 use crate::metadata::{EpisodeFilter, Metadata};
 
 fn submission(episode: &Episode) -> Submission {
-    Submission {
-        tenant: tenant(),
+    let whole = Whole {
         episode: episode.manifest.id(),
         manifest: episode.manifest.clone(),
         manifest_bytes: episode.manifest.encode(),
-        chunks: episode.chunk_bytes(),
-    }
+    };
+    Submission { tenant: tenant(), chunks: episode.chunk_bytes(), whole: Some(whole) }
 }
 
 async fn metadata(folder: &Path) -> Metadata {

@@ -183,7 +183,7 @@ impl Header {
         if body.len() != self.body_bytes {
             return Err(DecodeError::Body { message_type });
         }
-        if checksum(&self.prefix, &body) != self.crc {
+        if checksum(&self.prefix, &[&body]) != self.crc {
             return Err(DecodeError::Checksum { message_type });
         }
         decode_body(message_type, body)
@@ -222,11 +222,39 @@ impl Header {
     }
 }
 
-fn checksum(prefix: &[u8], body: &[u8]) -> u32 {
+fn checksum(prefix: &[u8], body: &[&[u8]]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(prefix);
-    hasher.update(body);
+    body.iter().for_each(|part| hasher.update(part));
     hasher.finalize()
+}
+
+/// A header, for a body of these parts.
+fn encode_header(message_type: MessageType, body: &[&[u8]]) -> [u8; HEADER_BYTES] {
+    let body_bytes: usize = body.iter().map(|part| part.len()).sum();
+    assert!(body_bytes <= message_type.body_bytes_max(), "{message_type:?} of {body_bytes} bytes is over its bound");
+    let mut header = [0; HEADER_BYTES];
+    header[..2].copy_from_slice(&(message_type as u16).to_le_bytes());
+    header[2..4].copy_from_slice(&SCHEMA.to_le_bytes());
+    header[8..12].copy_from_slice(&(body_bytes as u32).to_le_bytes());
+    let crc = checksum(&header[..12], body);
+    header[12..].copy_from_slice(&crc.to_le_bytes());
+    header
+}
+
+/// All of a chunk's message but its bytes, which follow it as they are: a chunk sent from its beginning, or the end of
+/// one from byte `from` on.
+///
+/// # Panics
+/// When the bytes are over the bound of a chunk.
+pub fn chunk_head(id: ChunkId, from: u32, bytes: &[u8]) -> Vec<u8> {
+    let offset = from.to_le_bytes();
+    let (message_type, offset) =
+        if from == 0 { (MessageType::Chunk, &offset[..0]) } else { (MessageType::ChunkRest, &offset[..]) };
+    let mut head = encode_header(message_type, &[id.as_bytes(), offset, bytes]).to_vec();
+    head.extend_from_slice(id.as_bytes());
+    head.extend_from_slice(offset);
+    head
 }
 
 impl Message {
@@ -236,18 +264,8 @@ impl Message {
     /// When the body is over its bound: what we say ourselves is checked where it is made.
     pub fn encode(&self) -> Vec<u8> {
         let (message_type, body) = encode_body(self);
-        assert!(
-            body.len() <= message_type.body_bytes_max(),
-            "{message_type:?} of {} bytes is over its bound",
-            body.len()
-        );
         let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
-        bytes.extend_from_slice(&(message_type as u16).to_le_bytes());
-        bytes.extend_from_slice(&SCHEMA.to_le_bytes());
-        bytes.extend_from_slice(&0_u32.to_le_bytes());
-        bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
-        let crc = checksum(&bytes, &body);
-        bytes.extend_from_slice(&crc.to_le_bytes());
+        bytes.extend_from_slice(&encode_header(message_type, &[&body]));
         bytes.extend_from_slice(&body);
         bytes
     }

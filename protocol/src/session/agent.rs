@@ -3,7 +3,7 @@
 //! Pure. The shell opens a stream for each [`AgentOrder::Offer`], sends what is asked for and feeds back the
 //! replies. The robot's copy is freed on a valid receipt and on nothing else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::UploadReply;
@@ -11,7 +11,7 @@ use super::policy::{Rules, UploadPolicy};
 use crate::TenantId;
 use crate::dsse::PublicKey;
 use crate::ids::EpisodeId;
-use crate::limits::UPLOADS_IN_FLIGHT_MAX;
+use crate::limits::{UPLOAD_BYTES_HELD_MAX, UPLOADS_IN_FLIGHT_MAX};
 use crate::message::{PRIORITY_BULK, PRIORITY_LABELLED, PRIORITY_URGENT, Receipt, RejectReason, Want};
 
 /// Longest wait that a hub's LATER can impose: beyond it, a confused hub would silence a robot.
@@ -19,6 +19,22 @@ const LATER_MAX: Duration = Duration::from_secs(300);
 
 /// Shortest wait after a stream that broke without the connection breaking.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What a link of unknown speed is given to do.
+const WINDOW_BYTES_MIN: u64 = 1024 * 1024;
+
+/// Most bytes under way: with a hub's commits of some tens of milliseconds they keep a link of 10 Gbit/s busy.
+const WINDOW_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// What is under way goes out within so many seconds, or waits in the spool instead: what was offered and is not
+/// sent takes memory of the hub, and cannot be overtaken.
+const WINDOW_SECS: u64 = 2;
+
+/// Uploads that are open whatever the link can do: while one is committed, the next one is sent.
+const UPLOADS_OPEN_MIN: usize = 2;
+
+/// Places that bulk leaves for what is more urgent.
+const PLACES_KEPT: usize = 4;
 
 /// How urgent an episode is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,11 +57,11 @@ impl UploadClass {
         }
     }
 
-    /// Uploads that may be open when one of this class begins: bulk leaves a place for what is more urgent.
+    /// Uploads that may be open when one of this class begins: bulk leaves places for what is more urgent.
     fn in_flight_max(self) -> usize {
         match self {
             Self::Urgent | Self::Labelled => UPLOADS_IN_FLIGHT_MAX,
-            Self::Bulk => UPLOADS_IN_FLIGHT_MAX - 1,
+            Self::Bulk => UPLOADS_IN_FLIGHT_MAX - PLACES_KEPT,
         }
     }
 }
@@ -65,6 +81,13 @@ pub enum AgentEvent {
         class: UploadClass,
         /// The robot's count of recordings, for the order inside a class.
         ordinal: u64,
+        /// Bytes of its chunks.
+        bytes: u64,
+    },
+    /// What the link carried of late; told again every now and then.
+    Rate {
+        /// Bytes a second.
+        bytes_per_sec: u64,
     },
     /// The hub answered on an upload stream.
     Replied {
@@ -133,6 +156,20 @@ pub enum AgentOrder {
 /// Where an episode stands among those that wait: urgent ones first, then the oldest.
 type Place = (UploadClass, u64, EpisodeId);
 
+/// An upload under way.
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    place: Place,
+    bytes: u64,
+}
+
+impl Open {
+    /// What it may have under way at a time.
+    fn bytes_held(&self) -> u64 {
+        self.bytes.min(UPLOAD_BYTES_HELD_MAX)
+    }
+}
+
 /// The robot's upload decisions.
 #[derive(Debug)]
 pub struct AgentSession {
@@ -140,8 +177,11 @@ pub struct AgentSession {
     receipt_keys: Vec<PublicKey>,
     connected: bool,
     not_before: Option<Instant>,
-    waiting: BTreeSet<Place>,
-    open: BTreeMap<EpisodeId, Place>,
+    /// With the bytes of their chunks.
+    waiting: BTreeMap<Place, u64>,
+    open: BTreeMap<EpisodeId, Open>,
+    /// Bytes that may be under way.
+    window_bytes: u64,
     rules: Rules,
     orders: Vec<AgentOrder>,
 }
@@ -154,8 +194,9 @@ impl AgentSession {
             receipt_keys,
             connected: false,
             not_before: None,
-            waiting: BTreeSet::new(),
+            waiting: BTreeMap::new(),
             open: BTreeMap::new(),
+            window_bytes: WINDOW_BYTES_MIN,
             rules: Rules::default(),
             orders: Vec::new(),
         }
@@ -178,16 +219,23 @@ impl AgentSession {
             AgentEvent::Connected => self.connected = true,
             AgentEvent::Disconnected => {
                 self.connected = false;
-                self.waiting.extend(std::mem::take(&mut self.open).into_values());
+                let open = std::mem::take(&mut self.open).into_values();
+                self.waiting.extend(open.map(|Open { place, bytes }| (place, bytes)));
+                self.window_bytes = WINDOW_BYTES_MIN;
             }
-            AgentEvent::Sealed { episode, class, ordinal } => {
+            AgentEvent::Sealed { episode, class, ordinal, bytes } => {
                 if !self.open.contains_key(&episode) {
-                    self.waiting.insert((class, ordinal, episode));
+                    self.waiting.insert((class, ordinal, episode), bytes);
                 }
+            }
+            AgentEvent::Rate { bytes_per_sec } => {
+                // A pause says nothing about the link: the window shrinks by and by.
+                let carried = bytes_per_sec.saturating_mul(WINDOW_SECS);
+                self.window_bytes = carried.max(self.window_bytes / 2).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX);
             }
             AgentEvent::Replied { episode, reply } => self.replied(episode, reply, now),
             AgentEvent::Withdrawn { episode } => {
-                self.waiting.retain(|(.., waiting)| *waiting != episode);
+                self.waiting.retain(|(.., waiting), _| *waiting != episode);
                 if self.open.remove(&episode).is_some() {
                     self.orders.push(AgentOrder::Close { episode });
                 }
@@ -221,9 +269,16 @@ impl AgentSession {
 
     /// The episode to offer next, if there is room for it.
     fn next_place(&self) -> Option<Place> {
-        let place = *self.waiting.first()?;
+        let (&place, &bytes) = self.waiting.first_key_value()?;
         let (class, ..) = place;
-        (self.rules.sends(class) && self.open.len() < class.in_flight_max()).then_some(place)
+        if !self.rules.sends(class) || self.open.len() >= class.in_flight_max() {
+            return None;
+        }
+        // What is less urgent is overtaken, so it takes no room.
+        let ahead = self.open.values().filter(|open| open.place.0 <= class);
+        let (count, held) = ahead.fold((0, 0), |(count, held), open| (count + 1, held + open.bytes_held()));
+        let next = Open { place, bytes };
+        (count < UPLOADS_OPEN_MIN || held + next.bytes_held() <= self.window_bytes).then_some(place)
     }
 
     fn replied(&mut self, episode: EpisodeId, reply: UploadReply, now: Instant) {
@@ -253,8 +308,8 @@ impl AgentSession {
     }
 
     fn put_back(&mut self, episode: EpisodeId, not_before: Instant) {
-        if let Some(place) = self.open.remove(&episode) {
-            self.waiting.insert(place);
+        if let Some(Open { place, bytes }) = self.open.remove(&episode) {
+            self.waiting.insert(place, bytes);
             self.not_before = Some(self.not_before.map_or(not_before, |other| other.max(not_before)));
             self.orders.push(AgentOrder::Close { episode });
         }
@@ -273,11 +328,11 @@ impl AgentSession {
     /// Gives up the uploads that are not to go on; the hub keeps what it has of them.
     fn close_unwanted(&mut self, wanted: impl Fn(&Rules, UploadClass) -> bool) {
         let rules = &self.rules;
-        let closed: Vec<Place> =
-            self.open.extract_if(.., |_, (class, ..)| !wanted(rules, *class)).map(|(_, place)| place).collect();
-        for place in closed {
+        let closed: Vec<Open> =
+            self.open.extract_if(.., |_, open| !wanted(rules, open.place.0)).map(|(_, open)| open).collect();
+        for Open { place, bytes } in closed {
             let (_, _, episode) = place;
-            self.waiting.insert(place);
+            self.waiting.insert(place, bytes);
             self.orders.push(AgentOrder::Close { episode });
         }
     }
@@ -288,9 +343,9 @@ impl AgentSession {
         }
         self.not_before = None;
         while let Some(place) = self.next_place() {
-            self.waiting.remove(&place);
+            let Some(bytes) = self.waiting.remove(&place) else { return };
             let (class, _, episode) = place;
-            self.open.insert(episode, place);
+            self.open.insert(episode, Open { place, bytes });
             self.orders.push(AgentOrder::Offer { episode, priority: class.priority() });
         }
     }
@@ -330,7 +385,7 @@ mod tests {
         }
 
         fn seal(&mut self, n: u64, class: UploadClass) -> Vec<AgentOrder> {
-            self.tell(AgentEvent::Sealed { episode: episode(n), class, ordinal: n })
+            self.tell(AgentEvent::Sealed { episode: episode(n), class, ordinal: n, bytes: 1000 })
         }
 
         fn reply(&mut self, n: u64, reply: UploadReply) -> Vec<AgentOrder> {
@@ -416,11 +471,48 @@ mod tests {
     fn uploads_in_flight_are_bounded_and_each_end_lets_the_next_begin() {
         let mut robot = robot();
         let _orders = robot.tell(AgentEvent::Connected);
-        for n in 0..10 {
+        for n in 0..2 * UPLOADS_IN_FLIGHT_MAX as u64 {
             let _orders = robot.seal(n, UploadClass::Labelled);
         }
         assert_eq!(robot.session.open.len(), UPLOADS_IN_FLIGHT_MAX);
         assert_eq!(offered(&robot.reply(0, durable(0))), [episode(UPLOADS_IN_FLIGHT_MAX as u64)]);
+    }
+
+    #[test]
+    fn no_more_is_under_way_than_the_link_carries_soon() {
+        const MIB: u64 = 1 << 20;
+        let mut robot = robot();
+        let _orders = robot.tell(AgentEvent::Connected);
+        for n in 0..100 {
+            let large =
+                AgentEvent::Sealed { episode: episode(n), class: UploadClass::Labelled, ordinal: n, bytes: MIB };
+            let _orders = robot.tell(large);
+        }
+        assert_eq!(robot.session.open.len(), UPLOADS_OPEN_MIN, "one is committed while the next is sent");
+        let _orders = robot.tell(AgentEvent::Rate { bytes_per_sec: 4 * MIB });
+        assert_eq!(robot.session.open.len(), 8);
+        let _orders = robot.tell(AgentEvent::Rate { bytes_per_sec: 1 << 40 });
+        assert_eq!(robot.session.open.len() as u64, WINDOW_BYTES_MAX / MIB);
+        for _ in 0..5 {
+            let _orders = robot.tell(AgentEvent::Rate { bytes_per_sec: 0 });
+        }
+        for n in 0..30 {
+            assert!(robot.reply(n, durable(n)).iter().all(|order| matches!(order, AgentOrder::Free { .. })));
+        }
+        assert_eq!(offered(&robot.reply(30, durable(30))), [episode(32)], "the link is slow again");
+    }
+
+    #[test]
+    fn what_is_less_urgent_takes_no_room_from_what_is_more() {
+        let mut robot = robot();
+        let _orders = robot.tell(AgentEvent::Connected);
+        let sealed = |n, class| AgentEvent::Sealed { episode: episode(n), class, ordinal: n, bytes: 1 << 30 };
+        for n in 0..4 {
+            let _orders = robot.tell(sealed(n, UploadClass::Bulk));
+        }
+        assert_eq!(robot.session.open.len(), UPLOADS_OPEN_MIN);
+        assert_eq!(offered(&robot.tell(sealed(10, UploadClass::Labelled))), [episode(10)]);
+        assert_eq!(offered(&robot.tell(sealed(11, UploadClass::Urgent))), [episode(11)]);
     }
 
     #[test]
@@ -437,18 +529,20 @@ mod tests {
     }
 
     #[test]
-    fn failures_go_first_and_bulk_always_leaves_them_a_place() {
+    fn failures_go_first_and_bulk_always_leaves_them_places() {
         let mut robot = robot();
         let _orders = robot.tell(AgentEvent::Connected);
-        for n in 0..10 {
+        for n in 0..100 {
             let _orders = robot.seal(n, UploadClass::Bulk);
         }
-        assert_eq!(robot.session.open.len(), UPLOADS_IN_FLIGHT_MAX - 1);
-        let orders = robot.seal(20, UploadClass::Urgent);
-        assert_eq!(orders, [AgentOrder::Offer { episode: episode(20), priority: PRIORITY_URGENT }]);
-        assert!(robot.seal(21, UploadClass::Labelled).is_empty(), "now there is no place");
-        assert_eq!(offered(&robot.reply(20, durable(20))), [episode(21)]);
-        assert!(robot.reply(21, durable(21)).iter().all(|order| !matches!(order, AgentOrder::Offer { .. })));
+        assert_eq!(robot.session.open.len(), UPLOADS_IN_FLIGHT_MAX - PLACES_KEPT);
+        for n in 200..200 + PLACES_KEPT as u64 {
+            let orders = robot.seal(n, UploadClass::Urgent);
+            assert_eq!(orders, [AgentOrder::Offer { episode: episode(n), priority: PRIORITY_URGENT }]);
+        }
+        assert!(robot.seal(300, UploadClass::Labelled).is_empty(), "now there is no place");
+        assert_eq!(offered(&robot.reply(200, durable(200))), [episode(300)]);
+        assert!(robot.reply(300, durable(300)).iter().all(|order| !matches!(order, AgentOrder::Offer { .. })));
     }
 
     fn policy(metered: bool, windows: &[(u16, u16)]) -> AgentEvent {

@@ -8,11 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::UploadReply;
 use crate::episode::Manifest;
 use crate::ids::{ChunkId, EpisodeId, RobotId, SiteId, TenantId};
-use crate::limits::{RESUMES_MAX, UPLOADS_IN_FLIGHT_MAX};
+use crate::limits::{RESUMES_MAX, UPLOAD_BYTES_HELD_MAX, UPLOADS_IN_FLIGHT_MAX};
 use crate::message::{ChunkBytes, ChunkRest, Later, Receipt, Reject, RejectReason, Resume, Want};
 
 /// Wait asked of a robot that offers more at once than it may.
 const RETRY_AFTER_MS: u32 = 1000;
+
+/// Bytes of verified chunks that are set down together: half of what an upload may hold, so that the other half can
+/// come meanwhile.
+const SET_DOWN_BYTES: u64 = UPLOAD_BYTES_HELD_MAX / 2;
 
 /// Who speaks, from the certificate.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,7 +115,7 @@ pub enum HubEvent {
         /// The signed word.
         receipt: Receipt,
     },
-    /// The store could not commit.
+    /// The store could not commit, or not set down.
     NotStored {
         /// On which stream.
         upload: UploadId,
@@ -144,7 +148,15 @@ pub enum HubOrder {
         /// What.
         reply: UploadReply,
     },
-    /// Commit the episode with the chunks it lacked, all verified.
+    /// Make these chunks durable ahead of their episode, so that memory does not have to hold all of it. The answer
+    /// is [`HubEvent::NotStored`] or nothing; more chunks may come before it.
+    SetDown {
+        /// For which stream.
+        upload: UploadId,
+        /// Verified chunks; the session forgets them.
+        chunks: Vec<ChunkBytes>,
+    },
+    /// Commit the episode with the chunks it lacked, all verified, but for those that were set down before.
     Commit {
         /// For which stream.
         upload: UploadId,
@@ -152,7 +164,7 @@ pub enum HubOrder {
         episode: EpisodeId,
         /// Its manifest as offered: these bytes hash to the episode's id.
         manifest: Vec<u8>,
-        /// The chunks that the store lacked.
+        /// The chunks that the store lacked and that were not set down.
         chunks: Vec<ChunkBytes>,
     },
 }
@@ -170,8 +182,10 @@ struct Receiving {
     bytes: Vec<u8>,
     /// Chunks that are not whole yet, and their sizes.
     missing: BTreeMap<ChunkId, u32>,
-    /// What is.
+    /// What is, without what was set down.
     kept: Kept,
+    /// Bytes of its chunks.
+    held: u64,
 }
 
 impl Receiving {
@@ -312,12 +326,13 @@ impl HubSession {
             })
             .take(RESUMES_MAX)
             .collect();
-        self.uploads.insert(upload, Upload::Receiving(Receiving { episode, bytes, missing, kept }));
+        let held = kept.chunks.iter().map(|chunk| chunk.bytes.len() as u64).sum();
+        self.uploads.insert(upload, Upload::Receiving(Receiving { episode, bytes, missing, kept, held }));
         self.orders.push(HubOrder::Reply { upload, reply: UploadReply::Want(want) });
     }
 
     fn received(&mut self, upload: UploadId, chunk: ChunkBytes) {
-        let Some(Upload::Receiving(Receiving { missing, kept, .. })) = self.uploads.get_mut(&upload) else {
+        let Some(Upload::Receiving(Receiving { missing, kept, held, .. })) = self.uploads.get_mut(&upload) else {
             if self.uploads.contains_key(&upload) {
                 self.reject(upload, RejectReason::WrongChunk);
             }
@@ -328,11 +343,16 @@ impl HubSession {
             return self.reject(upload, RejectReason::WrongChunk);
         }
         kept.prefixes.remove(&chunk.id);
+        *held += chunk.bytes.len() as u64;
         kept.chunks.push(chunk);
-        if missing.is_empty()
-            && let Some(Upload::Receiving(Receiving { episode, bytes, kept, .. })) = self.uploads.remove(&upload)
-        {
-            self.commit(upload, episode, bytes, kept.chunks);
+        if missing.is_empty() {
+            if let Some(Upload::Receiving(Receiving { episode, bytes, kept, .. })) = self.uploads.remove(&upload) {
+                self.commit(upload, episode, bytes, kept.chunks);
+            }
+        } else if *held >= SET_DOWN_BYTES {
+            *held = 0;
+            let chunks = std::mem::take(&mut kept.chunks);
+            self.orders.push(HubOrder::SetDown { upload, chunks });
         }
     }
 
@@ -417,6 +437,35 @@ mod tests {
 
     fn rejected(reason: RejectReason) -> Vec<HubOrder> {
         vec![HubOrder::Reply { upload: UPLOAD, reply: UploadReply::Reject(Reject { reason }) }]
+    }
+
+    #[test]
+    fn a_long_episode_is_set_down_in_parts_and_committed_with_the_rest() {
+        let mut session = session();
+        session.episode_bytes_max = u64::MAX;
+        let parts: Vec<Vec<u8>> = (0..40).map(|n| vec![n; 1 << 20]).collect();
+        let chunks: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+        let manifest = manifest_of(&chunks);
+        let _orders = offer(&mut session, &manifest);
+        let _orders = look_up(&mut session, Known::New { present: BTreeSet::new() });
+        let mut down = 0;
+        for (index, part) in chunks.iter().enumerate() {
+            match receive(&mut session, chunk(part)).as_slice() {
+                [] => {}
+                [HubOrder::SetDown { chunks, .. }] => {
+                    let bytes: usize = chunks.iter().map(|chunk| chunk.bytes.len()).sum();
+                    assert!(bytes as u64 <= UPLOAD_BYTES_HELD_MAX / 2);
+                    down += chunks.len();
+                }
+                [HubOrder::Commit { chunks, .. }] => {
+                    assert_eq!((index, chunks.len()), (39, 40 - down), "what was set down is not there twice");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(down, 32);
+        let stored = session.handle(HubEvent::NotStored { upload: UPLOAD, retry_after_ms: 7 });
+        assert!(matches!(stored[..], [HubOrder::Reply { reply: UploadReply::Later(_), .. }]), "{stored:?}");
     }
 
     #[test]

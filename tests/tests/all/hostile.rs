@@ -60,6 +60,7 @@ impl World {
         config.quic.listen = loopback();
         config.store.commit_interval_millis = 2;
         config.limits.stall_secs = STALL_SECS;
+        config.limits.episode_bytes_max = 64 << 20;
         config.limits.greeting_secs = GREETING_SECS;
         let hub = Hub::start(config).await.unwrap();
         let endpoint = Endpoint::client(loopback()).unwrap();

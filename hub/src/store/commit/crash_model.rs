@@ -162,10 +162,16 @@ impl<'a, C: Catalog + Clone + 'static> World<'a, C> {
             let manifest = offer.episode.manifest.clone();
             let ids: Vec<ChunkId> = manifest.chunks().map(|chunk| chunk.id).collect();
             let present = self.catalog.inner.present(&ids).await;
-            let chunks = offer.episode.chunk_bytes().into_iter().filter(|chunk| !present.contains(&chunk.id)).collect();
-            let manifest_bytes = offer.manifest_bytes.clone();
-            let submission = Submission { tenant: tenant(), episode: offer.id, manifest, manifest_bytes, chunks };
-            submissions.push((index, submission));
+            let chunks = offer.episode.chunk_bytes().into_iter();
+            let mut chunks: Vec<_> = chunks.filter(|chunk| !present.contains(&chunk.id)).collect();
+            let whole = if chunks.len() > 1 && self.rng.random_bool(0.3) {
+                // A long episode: some of its chunks are set down before it is whole.
+                chunks.truncate(chunks.len() / 2);
+                None
+            } else {
+                Some(Whole { episode: offer.id, manifest, manifest_bytes: offer.manifest_bytes.clone() })
+            };
+            submissions.push((index, Submission { tenant: tenant(), chunks, whole }));
         }
         submissions
     }
@@ -190,8 +196,10 @@ impl<'a, C: Catalog + Clone + 'static> World<'a, C> {
         let (mut waiting, mut answers) = (Vec::new(), Vec::new());
         for (index, submission) in submissions {
             let (answer, answered) = oneshot::channel();
+            if submission.whole.is_some() {
+                answers.push((index, answered));
+            }
             waiting.push(Waiting { submission, answer });
-            answers.push((index, answered));
         }
         let tenant = tenant();
         let cut = tokio::select! {

@@ -45,6 +45,15 @@ fn more_tombstones_than_allowed_are_refused_and_as_many_as_allowed_fit() {
     assert!(matches!(Message::decode(&huge.encode()), Err(DecodeError::Body { .. })));
 }
 
+#[test]
+fn a_chunk_in_two_parts_is_the_same_message() {
+    let (id, bytes) = (ChunkId::of(b"chunk"), b"chunk".to_vec());
+    let whole = Message::Chunk(ChunkBytes { id, bytes: bytes.clone() });
+    assert_eq!([&chunk_head(id, 0, &bytes)[..], &bytes].concat(), whole.encode());
+    let rest = Message::ChunkRest(ChunkRest { id, from: 2, bytes: bytes[2..].to_vec() });
+    assert_eq!([&chunk_head(id, 2, &bytes[2..])[..], &bytes[2..]].concat(), rest.encode());
+}
+
 fn messages() -> Vec<Message> {
     vec![
         Message::Report(report()),
@@ -176,7 +185,7 @@ fn forged(message_type: MessageType, body: &[u8]) -> Vec<u8> {
     bytes.extend_from_slice(&SCHEMA.to_le_bytes());
     bytes.extend_from_slice(&[0; 4]);
     bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
-    let crc = checksum(&bytes, body);
+    let crc = checksum(&bytes, &[body]);
     bytes.extend_from_slice(&crc.to_le_bytes());
     bytes.extend_from_slice(body);
     bytes

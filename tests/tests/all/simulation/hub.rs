@@ -118,6 +118,14 @@ impl Fleet {
                     self.tell_hub(connection, HubEvent::LookedUp { upload, known });
                 }
                 HubOrder::Reply { upload, reply } => self.reply(connection, upload, reply),
+                HubOrder::SetDown { upload, chunks } => {
+                    let tenant = self.tenant_of(connection);
+                    if self.hub.full {
+                        self.tell_hub(connection, HubEvent::NotStored { upload, retry_after_ms: RETRY_AFTER_MS });
+                    } else if let Some(store) = self.hub.tenants.get_mut(&tenant) {
+                        store.chunks.extend(chunks.into_iter().map(|chunk| (chunk.id, chunk.bytes)));
+                    }
+                }
                 HubOrder::Commit { upload, episode, manifest, chunks } => {
                     let tenant = self.tenant_of(connection);
                     let recording = Manifest::decode(&manifest).unwrap().recording;

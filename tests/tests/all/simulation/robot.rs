@@ -210,7 +210,8 @@ impl Fleet {
             Outcome::Success => UploadClass::Labelled,
             Outcome::Unknown => UploadClass::Bulk,
         };
-        self.tell(robot, AgentEvent::Sealed { episode, class, ordinal });
+        let bytes = sealed.chunks.iter().map(|chunk| chunk.bytes.len() as u64).sum();
+        self.tell(robot, AgentEvent::Sealed { episode, class, ordinal, bytes });
     }
 
     /// Power goes: what was not synced goes with it, but for what the disk happened to write already.
