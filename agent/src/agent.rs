@@ -30,8 +30,9 @@ use crate::uplink::{self, Credentials, FetchLink, SharedStatus, Target, TlsError
 /// How long a stop in good order may take; afterwards the process ends anyway, and loses nothing synced.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Threads of the async runtime: it only moves bytes between the hub and the disk.
-const UPLINK_THREADS: usize = 2;
+/// Threads of the async runtime, and of those that read the spool for it: it only moves bytes between the hub and the
+/// disk. A second one would wake the first for every packet, which costs more than it carries.
+const UPLINK_THREADS: usize = 1;
 
 /// Why an agent did not start.
 #[derive(Debug, thiserror::Error)]

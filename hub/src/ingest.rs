@@ -6,6 +6,7 @@
 mod broken;
 mod connection;
 mod downloads;
+mod lookups;
 mod reports;
 mod tls;
 mod uploads;
@@ -28,6 +29,7 @@ use crate::identity::{IdentityError, RobotIdentity, robot_of_certificate};
 use crate::metadata::MetadataError;
 use crate::services::{Change, LiveConnection, Services};
 pub(crate) use broken::Broken;
+use lookups::LookUps;
 use reports::Reports;
 pub use tls::{TlsError, server_config, transport};
 
@@ -88,12 +90,14 @@ impl Ingest {
         let endpoint = Endpoint::new(own, Some(config), socket, runtime).map_err(failed)?;
         let address = endpoint.local_addr().map_err(failed)?;
         let (reports, recording) = reports::recorder(services.metadata.clone());
+        let (look_ups, looking_up) = lookups::look_ups(services.metadata.clone());
         let ingest = Self { endpoint, address, stop: CancellationToken::new(), tasks: TaskTracker::new() };
         ingest.tasks.spawn(recording.run());
+        ingest.tasks.spawn(looking_up.run());
         ingest.tasks.spawn(accept(
             ingest.endpoint.clone(),
             services.clone(),
-            reports,
+            Grouped { reports, look_ups },
             ingest.stop.clone(),
             ingest.tasks.clone(),
         ));
@@ -123,10 +127,17 @@ pub(crate) fn code(code: CloseCode) -> VarInt {
     VarInt::from_u32(code as u32)
 }
 
+/// What connections ask of the metadata together.
+#[derive(Clone)]
+struct Grouped {
+    reports: Reports,
+    look_ups: LookUps,
+}
+
 async fn accept(
     endpoint: Endpoint,
     services: Arc<Services>,
-    reports: Reports,
+    grouped: Grouped,
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
@@ -144,7 +155,7 @@ async fn accept(
         }
         let Some((incoming, place)) = open_door(incoming, &handshakes) else { continue };
         let span = info_span!("connection", address = %incoming.remote_address());
-        let serving = serve(incoming, place, services.clone(), reports.clone(), stop.clone(), tasks.clone());
+        let serving = serve(incoming, place, services.clone(), grouped.clone(), stop.clone(), tasks.clone());
         tasks.spawn(serving.instrument(span));
     }
 }
@@ -186,7 +197,7 @@ async fn serve(
     incoming: Incoming,
     place: OwnedSemaphorePermit,
     services: Arc<Services>,
-    reports: Reports,
+    grouped: Grouped,
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
@@ -204,7 +215,7 @@ async fn serve(
     services.announce(changed());
     let streams = TaskTracker::new();
     let tasks = (tasks, streams.clone());
-    let reason = connection::run(identity, live.clone(), services.clone(), reports, stop, tasks).await;
+    let reason = connection::run(identity, live.clone(), services.clone(), grouped, stop, tasks).await;
     services.gone(&key, &live.connection);
     services.announce(changed());
     info!(%reason, "robot disconnected");

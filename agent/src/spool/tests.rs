@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use zunft_protocol::chunk::Chunk;
 use zunft_protocol::embodiment::{ACTION, Feature, OBSERVATION_STATE};
 use zunft_protocol::episode::{Manifest, Truncation, WallQuality};
-use zunft_protocol::ids::BootId;
+use zunft_protocol::ids::{BootId, ChunkId};
 
 use self::sim_disk::{Fault, SimDisk};
 use super::disk::{Disk, SECTOR_BYTES, SegmentNumber};

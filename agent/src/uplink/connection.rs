@@ -320,6 +320,17 @@ impl<'u> Connection<'u> {
         self.look_at = now + LOOK_INTERVAL;
         self.way.set_cap(self.services.activity.is_acting(now), now);
         let stats = self.connection.stats();
+        let path = stats.path;
+        tracing::trace!(
+            sent_bytes = stats.udp_tx.bytes,
+            sent_datagrams = stats.udp_tx.datagrams,
+            lost_packets = path.lost_packets,
+            congestion_events = path.congestion_events,
+            window_bytes = path.cwnd,
+            rtt_ms = path.rtt.as_millis() as u64,
+            mtu = path.current_mtu,
+            "link"
+        );
         let bytes_per_sec = self.rate.since_last(stats.udp_tx.bytes, now) as u64;
         self.services.state.rate(self.rate.look(stats.udp_tx.bytes, now));
         self.tell(AgentEvent::Rate { bytes_per_sec }, now);

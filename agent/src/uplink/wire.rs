@@ -37,13 +37,14 @@ pub(super) async fn patiently<T>(
     step: impl Future<Output = Result<T, WireError>>,
 ) -> Result<T, WireError> {
     let mut step = std::pin::pin!(step);
-    let mut sent = connection.stats().frame_tx.stream;
+    // Asked for only where a step takes long: there is one for every few packets.
+    let mut sent = None;
     loop {
         if let Ok(done) = tokio::time::timeout(STANDSTILL_MAX, &mut step).await {
             return done;
         }
-        let before = std::mem::replace(&mut sent, connection.stats().frame_tx.stream);
-        if before == sent {
+        let now = connection.stats().frame_tx.stream;
+        if sent.replace(now) == Some(now) {
             return Err(WireError::Standstill);
         }
     }

@@ -17,19 +17,19 @@ pub(super) struct Examined {
     pub(super) intact: Vec<Entry>,
     /// How many do not.
     pub(super) broken: u64,
-    /// Whether the whole of it hashes to its name and describes itself.
+    /// Whether it describes itself, under its own name, and every entry is intact.
     pub(super) whole: bool,
 }
 
 /// Examines a pack. `known` is what the metadata says lies in it: that helps where its own directory is damaged.
 pub(super) fn examine(tenant: &TenantId, name: Digest, bytes: Bytes, known: &[Entry]) -> Examined {
-    let directory = Directory::read(&bytes).ok().filter(|directory| directory.tenant == *tenant);
-    let described = directory.is_some();
-    let candidates = directory.map_or_else(|| known.to_vec(), |directory| directory.entries);
+    let read = Directory::read(&bytes).ok().filter(|(directory, _)| directory.tenant == *tenant);
+    let described = read.as_ref().is_some_and(|(_, found)| *found == name);
+    let candidates = read.map_or_else(|| known.to_vec(), |(directory, _)| directory.entries);
     let count = candidates.len() as u64;
     let intact: Vec<Entry> = candidates.into_iter().filter(|entry| is_intact(tenant, &bytes, entry)).collect();
     let broken = count - intact.len() as u64;
-    let whole = described && broken == 0 && Digest::of(&bytes) == name;
+    let whole = described && broken == 0;
     Examined { bytes, intact, broken, whole }
 }
 

@@ -15,9 +15,10 @@ use zunft_protocol::message::{CloseCode, Message, PRIORITY_CONTROL, Report, Sign
 use zunft_protocol::release::AssignedRelease;
 use zunft_protocol::session::hub::{HubSession, Identity, UploadId};
 
+use super::lookups::LookUps;
 use super::reports::{NotRecorded, Reports};
 use super::wire::{self, Progress, WireError};
-use super::{code, downloads, uploads};
+use super::{Grouped, code, downloads, uploads};
 use crate::assignments::{self, Signing};
 use crate::clock;
 use crate::identity::RobotIdentity;
@@ -51,6 +52,7 @@ pub(super) struct Robot {
     pub(super) budget: Budget,
     /// Its part of the memory for large manifests: one of the largest at a time.
     pub(super) manifest_budget: Budget,
+    pub(super) look_ups: LookUps,
     /// What moves on all of its uploads.
     pub(super) progress: Progress,
     /// Decides about uploads; locked for each decision, never while waiting.
@@ -121,7 +123,7 @@ pub(super) async fn run(
     identity: RobotIdentity,
     live: LiveConnection,
     services: Arc<Services>,
-    recorder: Reports,
+    Grouped { reports: recorder, look_ups }: Grouped,
     stop: CancellationToken,
     tasks: (TaskTracker, TaskTracker),
 ) -> EndReason {
@@ -140,7 +142,16 @@ pub(super) async fn run(
             let session = Mutex::new(HubSession::new(session_identity, episode_bytes_max));
             let manifest_budget = Budget::new(MANIFEST_MEMORY_MAX);
             let connection = connection.clone();
-            let robot = Arc::new(Robot { identity, connection, services, budget, manifest_budget, progress, session });
+            let robot = Arc::new(Robot {
+                identity,
+                connection,
+                services,
+                budget,
+                manifest_budget,
+                look_ups,
+                progress,
+                session,
+            });
             let conversation = Conversation { robot, live, control, recorder, uploads: 0, accepted: None, sent: 0 };
             conversation.run(reports, stop, tasks).await
         }

@@ -14,8 +14,8 @@ use zunft_protocol::session::UploadReply;
 use zunft_protocol::session::hub::{HubEvent, HubOrder, Known, UploadId};
 
 use super::connection::Robot;
+use super::lookups::{Found, NotLookedUp};
 use super::wire::{self, Arriving, WireError};
-use crate::metadata::MetadataError;
 use crate::services::{BudgetShare, Change};
 use crate::store::{CommitError, Committing, Submission, Whole};
 
@@ -129,18 +129,15 @@ impl UploadStream<'_> {
     async fn look_up(&mut self, episode: EpisodeId, manifest: &Manifest) -> Known {
         match self.known(episode, manifest).await {
             Ok(known) => known,
-            Err(error) => {
-                warn!(error = &error as &dyn std::error::Error, "an offer could not be looked up");
-                Known::Unavailable { retry_after_ms: RETRY_FAILING_MS }
-            }
+            // The cause is in the log.
+            Err(NotLookedUp) => Known::Unavailable { retry_after_ms: RETRY_FAILING_MS },
         }
     }
 
-    async fn known(&mut self, episode: EpisodeId, manifest: &Manifest) -> Result<Known, MetadataError> {
+    async fn known(&mut self, episode: EpisodeId, manifest: &Manifest) -> Result<Known, NotLookedUp> {
         let tenant = &self.robot.identity.tenant;
-        let metadata = &self.robot.services.metadata;
         let ids: Vec<ChunkId> = manifest.chunks().map(|chunk| chunk.id).collect();
-        let (known, present) = metadata.known(tenant, manifest.recording, &ids).await?;
+        let Found { episode: known, present } = self.robot.look_ups.look_up(tenant, manifest.recording, ids).await?;
         if let Some((stored, stored_unix_ms)) = known {
             if stored != episode {
                 warn!(recording = %manifest.recording, %stored, "another episode of a stored recording is refused");

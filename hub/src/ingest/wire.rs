@@ -107,10 +107,10 @@ impl Arriving {
         self.header = Some(header);
         // The header's bounds were checked; the memory is touched as the bytes come, not at the robot's promise.
         self.body.reserve_exact(header.body_bytes);
+        let mut before = 0;
         while self.body.len() < header.body_bytes {
-            let enough = header.body_bytes.min(self.body.len() + PROGRESS_BYTES_MIN);
-            let moving = async {
-                while self.body.len() < enough {
+            let rest = async {
+                while self.body.len() < header.body_bytes {
                     let missing = header.body_bytes - self.body.len();
                     let chunk = stream.read_chunk(missing, true).await?.ok_or(WireError::Ended)?;
                     moved.fetch_add(chunk.bytes.len() as u64, Ordering::Relaxed);
@@ -118,7 +118,13 @@ impl Arriving {
                 }
                 Ok::<_, WireError>(())
             };
-            progress(stall, moving).await??;
+            // One timer a message, begun anew as long as enough has come: one for every few packets would cost more
+            // than they do. What was read is in the body, whenever this is given up.
+            match tokio::time::timeout(stall, rest).await {
+                Ok(read) => read?,
+                Err(_) if self.body.len() - before >= PROGRESS_BYTES_MIN => before = self.body.len(),
+                Err(_) => return Err(WireError::Stalled),
+            }
         }
         Ok(header.decode_body(std::mem::take(&mut self.body))?)
     }

@@ -328,33 +328,25 @@ impl Metadata {
         row.as_ref().map(|row| location(row, "bytes")).transpose()
     }
 
-    /// The episode of a recording, where there is one, and since when; and which of these chunks the tenant has.
+    /// Which of these recordings have an episode, and since when; and which of these chunks the tenant has.
     pub(crate) async fn known(
         &self,
         tenant: &TenantId,
-        recording: RecordingId,
+        recordings: &[RecordingId],
         chunks: &[ChunkId],
-    ) -> Result<(Option<(EpisodeId, u64)>, BTreeSet<ChunkId>), MetadataError> {
-        const NOT_OF_CHUNKS: i64 = -1;
-        let (mut episode, mut present) = (None, BTreeSet::new());
-        // One question for both: there is one for every offer.
-        for chunks in chunks.chunks(IDS_PER_STATEMENT) {
-            let mut query =
-                Statement::begin("SELECT episode AS id, stored_unix_ms AS number FROM episodes WHERE tenant = ");
-            query.push_bind(tenant.as_str()).push(" AND recording = ").push_bind(recording.as_bytes().as_slice());
-            query.push(" UNION ALL SELECT chunk, CAST(-1 AS BIGINT) FROM chunks WHERE tenant = ");
-            query.push_bind(tenant.as_str()).push(" AND chunk IN ");
-            query.push_list(chunks.iter().map(|id| id.as_bytes().as_slice()));
+    ) -> Result<(BTreeMap<RecordingId, (EpisodeId, u64)>, BTreeSet<ChunkId>), MetadataError> {
+        let mut episodes = BTreeMap::new();
+        for recordings in recordings.chunks(IDS_PER_STATEMENT) {
+            let mut query = Statement::begin("SELECT recording, episode, stored_unix_ms FROM episodes WHERE tenant = ");
+            query.push_bind(tenant.as_str()).push(" AND recording IN ");
+            query.push_list(recordings.iter().map(|recording| recording.as_bytes().as_slice()));
             for row in query.fetch_all(&self.readers).await? {
-                let id = row.bytes("id")?;
-                if row.try_get::<i64>("number")? == NOT_OF_CHUNKS {
-                    present.insert(ChunkId::from_bytes(id));
-                } else {
-                    episode = Some((EpisodeId::from_bytes(id), row.count("number")?));
-                }
+                let recording = RecordingId::from_bytes(row.bytes("recording")?);
+                episodes
+                    .insert(recording, (EpisodeId::from_bytes(row.bytes("episode")?), row.count("stored_unix_ms")?));
             }
         }
-        Ok((episode, present))
+        Ok((episodes, self.present_chunks(tenant, chunks).await?))
     }
 
     /// The episode of a recording, where there is one, and since when.
@@ -364,7 +356,7 @@ impl Metadata {
         tenant: &TenantId,
         recording: RecordingId,
     ) -> Result<Option<(EpisodeId, u64)>, MetadataError> {
-        Ok(self.known(tenant, recording, &[ChunkId::of(b"none")]).await?.0)
+        Ok(self.known(tenant, &[recording], &[]).await?.0.remove(&recording))
     }
 
     /// Which of these chunks the tenant has.

@@ -98,11 +98,24 @@ impl<'a> From<&'a mut Transaction> for Place<'a> {
     }
 }
 
+/// The placeholders of a statement that was put together, for SQLite: they stand in their order, and it would look each
+/// number up among all that came before.
+fn unnumbered(sql: Cow<'static, str>) -> Cow<'static, str> {
+    let Cow::Owned(sql) = sql else { return sql };
+    let mut parts = sql.split('$');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        plain.push('?');
+        plain.push_str(part.trim_start_matches(|letter: char| letter.is_ascii_digit()));
+    }
+    Cow::Owned(plain)
+}
+
 /// Gives `$statement` its values, for the database of the place where it runs.
 macro_rules! bound {
-    ($statement:expr) => {{
+    ($statement:expr, $placeholders:expr) => {{
         let Statement { sql, values } = $statement;
-        let query = match sql {
+        let query = match $placeholders(sql) {
             Cow::Borrowed(sql) => sqlx::query(sql),
             // The text is put together from literals alone; everything else is a value. Such statements are too many
             // to be worth keeping prepared.
@@ -153,10 +166,14 @@ impl Statement {
     /// All rows.
     pub(super) async fn fetch_all(self, place: impl Into<Place<'_>>) -> Result<Vec<Row>, sqlx::Error> {
         match place.into() {
-            Place::Pool(Pool::Sqlite(pool)) => sqlite(bound!(self).fetch_all(pool).await),
-            Place::Pool(Pool::Postgres(pool)) => postgres(bound!(self).fetch_all(pool).await),
-            Place::Transaction(Transaction::Sqlite(open)) => sqlite(bound!(self).fetch_all(&mut **open).await),
-            Place::Transaction(Transaction::Postgres(open)) => postgres(bound!(self).fetch_all(&mut **open).await),
+            Place::Pool(Pool::Sqlite(pool)) => sqlite(bound!(self, unnumbered).fetch_all(pool).await),
+            Place::Pool(Pool::Postgres(pool)) => postgres(bound!(self, std::convert::identity).fetch_all(pool).await),
+            Place::Transaction(Transaction::Sqlite(open)) => {
+                sqlite(bound!(self, unnumbered).fetch_all(&mut **open).await)
+            }
+            Place::Transaction(Transaction::Postgres(open)) => {
+                postgres(bound!(self, std::convert::identity).fetch_all(&mut **open).await)
+            }
         }
     }
 

@@ -8,7 +8,8 @@
 //! ..   directory   deterministic CBOR: the tenant, and kind, id, position, bytes and key of every entry
 //! ..   trailer     directory's bytes u64 | BLAKE3 of the directory [32] | "ZNPKEND1"
 //! ```
-//! An entry's id is the BLAKE3 of its bytes. The directory is all that rebuilding the metadata needs.
+//! An entry's id is the BLAKE3 of its bytes, and the pack's name that of its directory: so the name stands for every
+//! byte, and no byte is hashed twice. The directory is all that rebuilding the metadata needs.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -83,8 +84,8 @@ pub enum PackError {
     /// The directory cannot be read.
     #[error("the pack's directory cannot be read")]
     Encoding(#[from] CborError),
-    /// An entry outside the pack.
-    #[error("entry {index} of the pack lies outside of it")]
+    /// An entry that does not begin where the one before it ends, or bytes that are no entry's.
+    #[error("entry {index} of the pack is not where it should be")]
     Entry {
         /// Which.
         index: usize,
@@ -97,13 +98,12 @@ pub struct PackBuilder {
     directory: Directory,
     parts: Vec<Bytes>,
     position: u64,
-    hasher: blake3::Hasher,
 }
 
 /// A finished pack.
 #[derive(Debug)]
 pub struct Pack {
-    /// BLAKE3 of all of it: its name.
+    /// BLAKE3 of its directory: its name.
     pub digest: Digest,
     /// Its bytes, one part after the other.
     pub parts: Vec<Bytes>,
@@ -115,7 +115,7 @@ impl PackBuilder {
     /// An empty pack.
     pub fn new(tenant: TenantId) -> Self {
         let directory = Directory { version: PACK_VERSION, tenant, entries: Vec::new() };
-        let mut builder = Self { directory, parts: Vec::new(), position: 0, hasher: blake3::Hasher::new() };
+        let mut builder = Self { directory, parts: Vec::new(), position: 0 };
         builder.append(Bytes::from_static(&HEADER));
         builder
     }
@@ -132,26 +132,28 @@ impl PackBuilder {
     /// Closes the pack.
     pub fn finish(mut self) -> Pack {
         let directory = cbor::encode(&self.directory);
+        let digest = Digest::of(&directory);
         let mut trailer = Vec::with_capacity(TRAILER_BYTES);
         trailer.extend_from_slice(&(directory.len() as u64).to_le_bytes());
-        trailer.extend_from_slice(blake3::hash(&directory).as_bytes());
+        trailer.extend_from_slice(digest.as_bytes());
         trailer.extend_from_slice(&END);
         self.append(directory.into());
         self.append(trailer.into());
-        let digest = Digest::from_bytes(*self.hasher.finalize().as_bytes());
         Pack { digest, parts: self.parts, bytes: self.position }
     }
 
     fn append(&mut self, bytes: Bytes) {
-        self.hasher.update(&bytes);
         self.position += bytes.len() as u64;
         self.parts.push(bytes);
     }
 }
 
 impl Directory {
-    /// Reads the directory of a whole pack.
-    pub fn read(pack: &[u8]) -> Result<Self, PackError> {
+    /// Reads the directory of a whole pack, and the name that the pack must have.
+    ///
+    /// Every byte is an entry's, the directory's or the frame's: where all entries hash to their ids, nothing is
+    /// damaged.
+    pub fn read(pack: &[u8]) -> Result<(Self, Digest), PackError> {
         let (body, trailer) = pack.split_last_chunk::<TRAILER_BYTES>().ok_or(PackError::Frame)?;
         if body.get(..4) != Some(&HEADER[..4]) || trailer[40..] != END {
             return Err(PackError::Frame);
@@ -170,14 +172,17 @@ impl Directory {
         if directory.version != PACK_VERSION {
             return Err(PackError::Version { found: directory.version });
         }
-        let outside = |entry: &Entry| {
-            let end = entry.position.checked_add(u64::from(entry.bytes));
-            entry.position < HEADER.len() as u64 || end.is_none_or(|end| end > begin as u64)
-        };
-        match directory.entries.iter().position(outside) {
-            Some(index) => Err(PackError::Entry { index }),
-            None => Ok(directory),
+        let mut position = HEADER.len() as u64;
+        for (index, entry) in directory.entries.iter().enumerate() {
+            if entry.position != position {
+                return Err(PackError::Entry { index });
+            }
+            position += u64::from(entry.bytes);
         }
+        if position != begin as u64 {
+            return Err(PackError::Entry { index: directory.entries.len() });
+        }
+        Ok((directory, Digest::of(bytes)))
     }
 }
 
@@ -198,8 +203,8 @@ mod tests {
     #[test]
     fn a_pack_says_what_it_holds_and_where() {
         let (bytes, digest) = built();
-        assert_eq!(Digest::of(&bytes), digest);
-        let directory = Directory::read(&bytes).unwrap();
+        let (directory, name) = Directory::read(&bytes).unwrap();
+        assert_eq!(name, digest);
         assert_eq!(directory.tenant.as_str(), "acme");
         for entry in &directory.entries {
             let (begin, end) = (entry.position as usize, entry.position as usize + entry.bytes as usize);

@@ -60,7 +60,7 @@ async fn episodes_that_come_together_share_a_pack_that_describes_itself() {
     let packs = folder.path().join("store/t/default/packs");
     let packs: Vec<_> = fs::read_dir(packs).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(packs.len(), 1);
-    let directory = Directory::read(&fs::read(&packs[0]).unwrap()).unwrap();
+    let (directory, _) = Directory::read(&fs::read(&packs[0]).unwrap()).unwrap();
     let manifests = directory.entries.iter().filter(|entry| entry.kind == EntryKind::Manifest).count();
     assert_eq!((directory.tenant, manifests), (tenant(), 20));
     assert_eq!(metadata.episode_count(&tenant(), &EpisodeFilter::default()).await.unwrap(), 20);

@@ -5,8 +5,9 @@
 //! 2   schema  u16: version of the body's layout
 //! 4   flags   u32: 0
 //! 8   len     u32: bytes of body that follow
-//! 12  crc     u32: CRC-32 of the twelve bytes before and of the body
+//! 12  crc     u32: CRC-32 of the twelve bytes before and of the body; of a chunk's, without the chunk's bytes
 //! ```
+//! A chunk's bytes are hashed to its id, so they need no second sum.
 //!
 //! Archived types never leave this file.
 
@@ -183,7 +184,7 @@ impl Header {
         if body.len() != self.body_bytes {
             return Err(DecodeError::Body { message_type });
         }
-        if checksum(&self.prefix, &[&body]) != self.crc {
+        if checksum(&self.prefix, summed(message_type, &body)) != self.crc {
             return Err(DecodeError::Checksum { message_type });
         }
         decode_body(message_type, body)
@@ -222,22 +223,45 @@ impl Header {
     }
 }
 
-fn checksum(prefix: &[u8], body: &[&[u8]]) -> u32 {
+fn checksum(prefix: &[u8], summed: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(prefix);
-    body.iter().for_each(|part| hasher.update(part));
+    hasher.update(summed);
     hasher.finalize()
 }
 
-/// A header, for a body of these parts.
-fn encode_header(message_type: MessageType, body: &[&[u8]]) -> [u8; HEADER_BYTES] {
-    let body_bytes: usize = body.iter().map(|part| part.len()).sum();
+/// The part of a body that the checksum covers.
+fn summed(message_type: MessageType, body: &[u8]) -> &[u8] {
+    let bytes = match message_type {
+        MessageType::Chunk => 32,
+        MessageType::ChunkRest => 36,
+        MessageType::Report
+        | MessageType::Assign
+        | MessageType::Root
+        | MessageType::Ping
+        | MessageType::Pong
+        | MessageType::Offer
+        | MessageType::Want
+        | MessageType::Later
+        | MessageType::Reject
+        | MessageType::Durable
+        | MessageType::Fetch
+        | MessageType::Found
+        | MessageType::Missing
+        | MessageType::Evicted
+        | MessageType::EvictionsStored => body.len(),
+    };
+    &body[..bytes.min(body.len())]
+}
+
+/// A header, for a body of so many bytes that begins with `summed`.
+fn encode_header(message_type: MessageType, body_bytes: usize, summed: &[u8]) -> [u8; HEADER_BYTES] {
     assert!(body_bytes <= message_type.body_bytes_max(), "{message_type:?} of {body_bytes} bytes is over its bound");
     let mut header = [0; HEADER_BYTES];
     header[..2].copy_from_slice(&(message_type as u16).to_le_bytes());
     header[2..4].copy_from_slice(&SCHEMA.to_le_bytes());
     header[8..12].copy_from_slice(&(body_bytes as u32).to_le_bytes());
-    let crc = checksum(&header[..12], body);
+    let crc = checksum(&header[..12], summed);
     header[12..].copy_from_slice(&crc.to_le_bytes());
     header
 }
@@ -251,10 +275,9 @@ pub fn chunk_head(id: ChunkId, from: u32, bytes: &[u8]) -> Vec<u8> {
     let offset = from.to_le_bytes();
     let (message_type, offset) =
         if from == 0 { (MessageType::Chunk, &offset[..0]) } else { (MessageType::ChunkRest, &offset[..]) };
-    let mut head = encode_header(message_type, &[id.as_bytes(), offset, bytes]).to_vec();
-    head.extend_from_slice(id.as_bytes());
-    head.extend_from_slice(offset);
-    head
+    let body = [id.as_bytes(), offset].concat();
+    let header = encode_header(message_type, body.len() + bytes.len(), &body);
+    [&header[..], &body].concat()
 }
 
 impl Message {
@@ -265,7 +288,7 @@ impl Message {
     pub fn encode(&self) -> Vec<u8> {
         let (message_type, body) = encode_body(self);
         let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
-        bytes.extend_from_slice(&encode_header(message_type, &[&body]));
+        bytes.extend_from_slice(&encode_header(message_type, body.len(), summed(message_type, &body)));
         bytes.extend_from_slice(&body);
         bytes
     }

@@ -103,12 +103,12 @@ const FROZEN: [&str; 17] = [
     "32ad7747340b72f1",
     "13aaffe405d2c0b4",
     "6c18def1497f1024",
-    "99b2cd768506ec55",
+    "3220f0faf804e998",
     "c3d1c711f3786792",
     "11fa7a9163681bb1",
     "63cbf9b63e690f81",
     "e1f0880ffbdeaa1b",
-    "634654b812da73e0",
+    "fcaf57ceb758025d",
     "31f2c0fd03f51604",
     "ef43d3ede8da37fc",
     "fb960636bfab80cd",
@@ -158,7 +158,15 @@ fn any_flipped_bit_is_noticed() {
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(Message::decode(&flipped).is_err(), "{message:?}, bit {bit}");
+            let noticed = match Message::decode(&flipped) {
+                Err(_) => true,
+                // No second sum over what is hashed: the bytes are not the chunk's any more.
+                Ok(Message::Chunk(ChunkBytes { id, bytes }) | Message::ChunkRest(ChunkRest { id, bytes, .. })) => {
+                    ChunkId::of(&bytes) != id
+                }
+                Ok(_) => false,
+            };
+            assert!(noticed, "{message:?}, bit {bit}");
         }
     }
 }
@@ -185,7 +193,7 @@ fn forged(message_type: MessageType, body: &[u8]) -> Vec<u8> {
     bytes.extend_from_slice(&SCHEMA.to_le_bytes());
     bytes.extend_from_slice(&[0; 4]);
     bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
-    let crc = checksum(&bytes, &[body]);
+    let crc = checksum(&bytes, summed(message_type, body));
     bytes.extend_from_slice(&crc.to_le_bytes());
     bytes.extend_from_slice(body);
     bytes
