@@ -21,8 +21,8 @@ pub use import::{
     import_lerobot, robot_for,
 };
 pub use lerobot::{
-    LEROBOT_EPISODE_VALUES_MAX, LeRobotDataset, LeRobotEpisode, LeRobotEpisodes, LeRobotError, LeRobotOptions,
-    LeRobotTask,
+    ImageFileError, LEROBOT_EPISODE_IMAGE_BYTES_MAX, LEROBOT_EPISODE_VALUES_MAX, LeRobotDataset, LeRobotEpisode,
+    LeRobotEpisodes, LeRobotError, LeRobotOptions, LeRobotTask,
 };
 pub use selection::{ActorKind, Funnel, Selection};
 pub use snapshot_dir::{OpenSnapshotError, SNAPSHOT_DIR_VERSION, SnapshotDir, SnapshotDirWriter, WriteSnapshotError};
