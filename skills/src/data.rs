@@ -7,6 +7,8 @@ mod dataset;
 mod export;
 mod import;
 mod lerobot;
+mod loader;
+mod selected;
 mod selection;
 mod snapshot_dir;
 mod source;
@@ -23,6 +25,10 @@ pub use import::{
 pub use lerobot::{
     ImageFileError, LEROBOT_EPISODE_IMAGE_BYTES_MAX, LEROBOT_EPISODE_VALUES_MAX, LeRobotDataset, LeRobotEpisode,
     LeRobotEpisodes, LeRobotError, LeRobotOptions, LeRobotTask,
+};
+pub use loader::{
+    BATCH_BYTES_MAX, Batches, ImageWindows, LOADER_THREADS_MAX, Loader, LoaderConfig, LoaderError, PixelType, Pixels,
+    StepWindows, Window, WindowBatch,
 };
 pub use selection::{ActorKind, Funnel, Selection};
 pub use snapshot_dir::{OpenSnapshotError, SNAPSHOT_DIR_VERSION, SnapshotDir, SnapshotDirWriter, WriteSnapshotError};
