@@ -7,6 +7,8 @@ mod dataset;
 mod export;
 mod import;
 mod lerobot;
+mod loader;
+mod selected;
 mod selection;
 mod snapshot_dir;
 mod source;
@@ -21,8 +23,12 @@ pub use import::{
     import_lerobot, robot_for,
 };
 pub use lerobot::{
-    LEROBOT_EPISODE_VALUES_MAX, LeRobotDataset, LeRobotEpisode, LeRobotEpisodes, LeRobotError, LeRobotOptions,
-    LeRobotTask,
+    ImageFileError, LEROBOT_EPISODE_IMAGE_BYTES_MAX, LEROBOT_EPISODE_VALUES_MAX, LeRobotDataset, LeRobotEpisode,
+    LeRobotEpisodes, LeRobotError, LeRobotOptions, LeRobotTask,
+};
+pub use loader::{
+    BATCH_BYTES_MAX, Batches, ImageWindows, LOADER_THREADS_MAX, Loader, LoaderConfig, LoaderError, PixelType, Pixels,
+    StepWindows, Window, WindowBatch,
 };
 pub use selection::{ActorKind, Funnel, Selection};
 pub use snapshot_dir::{OpenSnapshotError, SNAPSHOT_DIR_VERSION, SnapshotDir, SnapshotDirWriter, WriteSnapshotError};

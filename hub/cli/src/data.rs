@@ -63,7 +63,7 @@ pub(crate) struct ImportArgs {
 /// What to take from a LeRobot dataset.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ReadingArgs {
-    /// Leave out observations that cannot be carried (images, video, integers) instead of refusing the dataset.
+    /// Leave out observations that cannot be carried (video, integers) instead of refusing the dataset.
     #[arg(long)]
     skip_unsupported: bool,
 }

@@ -3,22 +3,21 @@
 //! Everything is verified here, whatever the source: ids against bytes, chunks against manifests, values against
 //! NaN. It knows neither files nor parquet, and nothing of windows or normalisation.
 
-use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
-use zunft_protocol::chunk::{Chunk, ChunkError, Schema};
-use zunft_protocol::embodiment::{ACTION, Dtype, Embodiment, Feature};
-use zunft_protocol::episode::{ChunkRef, Manifest, ManifestError, Outcome};
+use zunft_protocol::chunk::ChunkError;
+use zunft_protocol::embodiment::Embodiment;
+use zunft_protocol::episode::{ManifestError, Outcome};
 use zunft_protocol::ids::{ChunkId, EmbodimentId, EpisodeId, RobotId, SnapshotId, TaskName, TenantId};
-use zunft_protocol::snapshot::{Snapshot, SnapshotEpisode};
 
+use super::selected::{Layout, Selected, decode_steps, read_stored, select};
 use super::selection::{Funnel, Selection};
 use super::source::{EpisodeSource, SourceError};
 
 /// Most values in one dataset, over observations and actions.
 ///
 /// They lie in memory as f32, so this is 8 GiB: a day of ten arms at 500 Hz with 40 values a step. More needs
-/// a loader that streams.
+/// a [`Loader`](super::Loader).
 pub const DATASET_VALUES_MAX: usize = 2 * 1024 * 1024 * 1024;
 
 /// Selected episodes of one snapshot as flat arrays.
@@ -269,206 +268,19 @@ impl Dataset {
         let begin = self.steps();
         let mut end = begin;
         for chunk_ref in &episode.chunks {
-            let chunk = read_chunk(source, episode, chunk_ref)?;
+            let chunk = decode_steps(&read_stored(source, episode.id, chunk_ref)?, episode, chunk_ref)?;
             let steps = chunk.steps() as usize;
-            for column in &layout.columns {
-                let (array, dim) = match column.role {
-                    Role::Observation => (&mut self.observations, self.observation_dim),
-                    Role::Action => (&mut self.actions, self.action_dim),
-                };
-                array.resize((end + steps) * dim, 0.0);
-                let bytes = chunk.column(&column.name).expect("`select` compared the schema with the layout");
-                let rows = array[end * dim..].chunks_exact_mut(dim);
-                for (row, (to, from)) in rows.zip(bytes.chunks_exact(4 * column.values)).enumerate() {
-                    let step = end - begin + row;
-                    column.copy(from, to).map_err(|(index, value)| episode.not_finite(column, index, step, value))?;
-                }
-            }
+            self.observations.resize((end + steps) * self.observation_dim, 0.0);
+            self.actions.resize((end + steps) * self.action_dim, 0.0);
+            let observations = &mut self.observations[end * layout.observation_dim..];
+            let actions = &mut self.actions[end * layout.action_dim..];
+            layout.copy(episode, &chunk, end - begin, observations, actions)?;
             end += steps;
         }
         let task = self.tasks.binary_search(&episode.task).expect("`load` collected every selected task");
         self.episodes.push(DatasetEpisode { id: episode.id, task, outcome: episode.outcome, steps: begin..end });
         Ok(())
     }
-}
-
-/// What later steps need of a selected episode's manifest.
-struct Selected {
-    id: EpisodeId,
-    robot: RobotId,
-    ordinal: u64,
-    task: TaskName,
-    outcome: Outcome,
-    steps: u64,
-    schema: Schema,
-    chunks: Vec<ChunkRef>,
-}
-
-impl Selected {
-    fn not_finite(&self, column: &LayoutColumn, index: usize, step: usize, value: f32) -> DatasetError {
-        DatasetError::NotFinite {
-            episode: self.id,
-            robot: self.robot.clone(),
-            ordinal: self.ordinal,
-            feature: column.name.clone(),
-            index,
-            step,
-            value,
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Role {
-    Observation,
-    Action,
-}
-
-/// Where one feature lies in a row of its array.
-struct LayoutColumn {
-    name: String,
-    role: Role,
-    offset: usize,
-    values: usize,
-}
-
-impl LayoutColumn {
-    /// Copies one step's little-endian values into its row; the index and value of one that is not finite.
-    fn copy(&self, from: &[u8], row: &mut [f32]) -> Result<(), (usize, f32)> {
-        let to = &mut row[self.offset..self.offset + self.values];
-        for (index, (to, bytes)) in to.iter_mut().zip(from.chunks_exact(4)).enumerate() {
-            *to = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-            if !to.is_finite() {
-                return Err((index, *to));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Which features a dataset holds, and where.
-struct Layout {
-    columns: Vec<LayoutColumn>,
-    observation_dim: usize,
-    action_dim: usize,
-}
-
-impl Layout {
-    fn of(embodiment: &Embodiment) -> Result<Self, DatasetError> {
-        let missing = |missing| DatasetError::Features { embodiment: embodiment.name.clone(), missing };
-        let mut columns = Vec::new();
-        let mut observation_dim = 0;
-        for feature in embodiment.observations().filter(|feature| feature.dtype == Dtype::F32) {
-            let values = feature.values();
-            columns.push(LayoutColumn {
-                name: feature.name.clone(),
-                role: Role::Observation,
-                offset: observation_dim,
-                values,
-            });
-            observation_dim += values;
-        }
-        if columns.is_empty() {
-            return Err(missing("observation"));
-        }
-        let action: &Feature =
-            embodiment.action().filter(|action| action.dtype == Dtype::F32).ok_or_else(|| missing("action"))?;
-        let action_dim = action.values();
-        columns.push(LayoutColumn { name: ACTION.to_owned(), role: Role::Action, offset: 0, values: action_dim });
-        Ok(Self { columns, observation_dim, action_dim })
-    }
-
-    /// Refuses a stream whose columns are not what the embodiment promises.
-    fn check(&self, schema: &Schema, episode: EpisodeId) -> Result<(), DatasetError> {
-        for column in &self.columns {
-            let found = schema.columns.iter().find(|found| found.name == column.name);
-            let fits = found.is_some_and(|found| found.dtype == Dtype::F32 && found.values as usize == column.values);
-            if !fits {
-                let found = found.map_or_else(
-                    || "nothing".to_owned(),
-                    |found| format!("{} {:?} values a step", found.values, found.dtype),
-                );
-                let feature = column.name.clone();
-                return Err(DatasetError::Column { episode, feature, found, expected: column.values });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Reads every manifest of the snapshot and keeps the selected ones, in the snapshot's canonical order.
-fn select(source: &mut dyn EpisodeSource, selection: &Selection) -> Result<(Vec<Selected>, Embodiment), DatasetError> {
-    let Snapshot { tenant, episodes, .. } = source.snapshot().clone();
-    let mut funnel = Funnel::default();
-    let mut selected = Vec::new();
-    let mut known = BTreeSet::new();
-    let mut body: Option<(Embodiment, EpisodeId)> = None;
-    for SnapshotEpisode { robot, ordinal, id } in episodes {
-        let manifest = read_manifest(source, id)?;
-        if (&manifest.tenant, &manifest.robot, manifest.ordinal) != (&tenant, &robot, ordinal) {
-            return Err(DatasetError::Contradiction { episode: id, tenant, robot, ordinal });
-        }
-        let kept = selection.keeps(&manifest, &mut funnel);
-        known.insert(manifest.task.clone());
-        if !kept {
-            continue;
-        }
-        let (embodiment, first) = body.get_or_insert_with(|| (manifest.embodiment.clone(), id));
-        if *embodiment != manifest.embodiment {
-            return Err(mixed(embodiment, *first, &manifest.embodiment, id));
-        }
-        Layout::of(embodiment)?.check(&manifest.streams[0].schema, id)?;
-        selected.push(keep(manifest, id));
-    }
-    if let Some(count_max) = selection.episodes_per_task_max {
-        let mut counts: HashMap<TaskName, usize> = HashMap::new();
-        selected.retain(|episode| {
-            let count = counts.entry(episode.task.clone()).or_default();
-            *count += 1;
-            *count <= count_max
-        });
-    }
-    funnel.bounded = selected.len();
-    if let Some(task) = selection.tasks.first().filter(|_| funnel.snapshot > 0 && funnel.tasks == 0) {
-        return Err(DatasetError::UnknownTask { task: task.clone(), known: known.into_iter().collect() });
-    }
-    match body {
-        Some((embodiment, _)) if !selected.is_empty() => Ok((selected, embodiment)),
-        _ => Err(DatasetError::Empty { funnel }),
-    }
-}
-
-fn read_manifest(source: &mut dyn EpisodeSource, id: EpisodeId) -> Result<Manifest, DatasetError> {
-    let bytes = source.manifest(id)?;
-    if EpisodeId::of(&bytes) != id {
-        return Err(DatasetError::Damaged { what: "manifest", id: id.to_string(), episode: id });
-    }
-    Manifest::decode(&bytes).map_err(|source| DatasetError::Manifest { episode: id, source })
-}
-
-fn keep(mut manifest: Manifest, id: EpisodeId) -> Selected {
-    let stream = manifest.streams.swap_remove(0);
-    Selected {
-        id,
-        robot: manifest.robot,
-        ordinal: manifest.ordinal,
-        task: manifest.task,
-        outcome: manifest.outcome,
-        steps: manifest.steps,
-        schema: stream.schema,
-        chunks: stream.chunks,
-    }
-}
-
-fn mixed(first: &Embodiment, first_episode: EpisodeId, other: &Embodiment, other_episode: EpisodeId) -> DatasetError {
-    DatasetError::MixedEmbodiments(Box::new(MixedEmbodiments {
-        first_name: first.name.clone(),
-        first_id: first.id(),
-        first_episode,
-        other_name: other.name.clone(),
-        other_id: other.id(),
-        other_episode,
-    }))
 }
 
 fn total_steps(selected: &[Selected], layout: &Layout) -> Result<usize, DatasetError> {
@@ -480,80 +292,14 @@ fn total_steps(selected: &[Selected], layout: &Layout) -> Result<usize, DatasetE
     }
 }
 
-fn read_chunk(source: &mut dyn EpisodeSource, episode: &Selected, chunk_ref: &ChunkRef) -> Result<Chunk, DatasetError> {
-    let id = chunk_ref.id;
-    let bytes = source.chunk(id)?;
-    if bytes.len() != chunk_ref.bytes as usize || ChunkId::of(&bytes) != id {
-        return Err(DatasetError::Damaged { what: "chunk", id: id.to_string(), episode: episode.id });
-    }
-    let chunk = Chunk::decode(&bytes, &episode.schema).map_err(|source| DatasetError::Chunk {
-        chunk: id,
-        episode: episode.id,
-        source,
-    })?;
-    if chunk.steps() != chunk_ref.steps {
-        return Err(DatasetError::ChunkSteps {
-            chunk: id,
-            episode: episode.id,
-            found: chunk.steps(),
-            expected: chunk_ref.steps,
-        });
-    }
-    Ok(chunk)
-}
-
 #[cfg(test)]
 mod tests {
-    use zunft_protocol::episode::Actor;
+    use zunft_protocol::embodiment::{Dtype, Feature};
+    use zunft_protocol::episode::{Actor, ChunkRef, Manifest};
 
     use super::*;
-    use crate::data::fixture::{embodiment, episode, episode_of};
+    use crate::data::fixture::{Memory, embodiment, episode, episode_of};
     use crate::data::selection::ActorKind;
-
-    /// Episodes in memory.
-    struct Memory {
-        snapshot: Snapshot,
-        manifests: HashMap<EpisodeId, Vec<u8>>,
-        chunks: HashMap<ChunkId, Vec<u8>>,
-    }
-
-    impl Memory {
-        fn of(episodes: Vec<(Manifest, Vec<Vec<u8>>)>) -> Self {
-            let mut memory = Self {
-                snapshot: Snapshot::new("acme".parse().unwrap(), "test".into(), Vec::new()),
-                manifests: HashMap::new(),
-                chunks: HashMap::new(),
-            };
-            for (manifest, chunks) in episodes {
-                memory.chunks.extend(chunks.into_iter().map(|bytes| (ChunkId::of(&bytes), bytes)));
-                let (id, robot) = (manifest.id(), manifest.robot.clone());
-                memory.snapshot.episodes.push(SnapshotEpisode { robot, ordinal: manifest.ordinal, id });
-                memory.manifests.insert(id, manifest.encode());
-            }
-            memory.snapshot.episodes.sort();
-            memory
-        }
-
-        fn load(&mut self, selection: &Selection) -> Result<Dataset, DatasetError> {
-            Dataset::load(self, selection)
-        }
-    }
-
-    impl EpisodeSource for Memory {
-        fn snapshot(&self) -> &Snapshot {
-            &self.snapshot
-        }
-
-        fn manifest(&mut self, id: EpisodeId) -> Result<Vec<u8>, SourceError> {
-            let missing = SourceError::Missing { what: "episode", id: id.to_string() };
-            self.manifests.get(&id).cloned().ok_or(missing)
-        }
-
-        fn chunk(&mut self, id: ChunkId) -> Result<Vec<u8>, SourceError> {
-            let missing = SourceError::Missing { what: "chunk", id: id.to_string() };
-            self.chunks.get(&id).cloned().ok_or(missing)
-        }
-    }
 
     /// `reach` at 0, 2, 3 (a failure) and 4, `push` at 1.
     fn fleet() -> Vec<(Manifest, Vec<Vec<u8>>)> {

@@ -1,11 +1,61 @@
 //! Small episodes for tests: a robot with two values of state, a camera-free body and one action.
 
+use std::collections::HashMap;
+
 use zunft_protocol::chunk::{ChunkBuilder, Schema};
 use zunft_protocol::embodiment::{ACTION, Embodiment, Feature, OBSERVATION_STATE};
 use zunft_protocol::episode::{
     Actor, ChunkRef, Clock, EpisodeEnd, MANIFEST_VERSION, Manifest, Outcome, STEPS_STREAM, Stream, WallQuality,
 };
-use zunft_protocol::ids::{BootId, ChunkId, RecordingId};
+use zunft_protocol::ids::{BootId, ChunkId, EpisodeId, RecordingId};
+use zunft_protocol::snapshot::{Snapshot, SnapshotEpisode};
+
+use super::{Dataset, DatasetError, EpisodeSource, Selection, SourceError};
+
+/// Episodes in memory.
+pub(crate) struct Memory {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) manifests: HashMap<EpisodeId, Vec<u8>>,
+    pub(crate) chunks: HashMap<ChunkId, Vec<u8>>,
+}
+
+impl Memory {
+    pub(crate) fn of(episodes: Vec<(Manifest, Vec<Vec<u8>>)>) -> Self {
+        let mut memory = Self {
+            snapshot: Snapshot::new("acme".parse().unwrap(), "test".into(), Vec::new()),
+            manifests: HashMap::new(),
+            chunks: HashMap::new(),
+        };
+        for (manifest, chunks) in episodes {
+            memory.chunks.extend(chunks.into_iter().map(|bytes| (ChunkId::of(&bytes), bytes)));
+            let (id, robot) = (manifest.id(), manifest.robot.clone());
+            memory.snapshot.episodes.push(SnapshotEpisode { robot, ordinal: manifest.ordinal, id });
+            memory.manifests.insert(id, manifest.encode());
+        }
+        memory.snapshot.episodes.sort();
+        memory
+    }
+
+    pub(crate) fn load(&mut self, selection: &Selection) -> Result<Dataset, DatasetError> {
+        Dataset::load(self, selection)
+    }
+}
+
+impl EpisodeSource for Memory {
+    fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    fn manifest(&mut self, id: EpisodeId) -> Result<Vec<u8>, SourceError> {
+        let missing = SourceError::Missing { what: "episode", id: id.to_string() };
+        self.manifests.get(&id).cloned().ok_or(missing)
+    }
+
+    fn chunk(&mut self, id: ChunkId) -> Result<Vec<u8>, SourceError> {
+        let missing = SourceError::Missing { what: "chunk", id: id.to_string() };
+        self.chunks.get(&id).cloned().ok_or(missing)
+    }
+}
 
 pub(crate) fn embodiment() -> Embodiment {
     Embodiment {

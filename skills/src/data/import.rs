@@ -8,8 +8,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use zunft_protocol::cbor;
-use zunft_protocol::chunk::{ChunkBuilder, Schema};
-use zunft_protocol::embodiment::Embodiment;
+use zunft_protocol::chunk::{ChunkBuilder, Sample, SampleChunkBuilder, Schema};
+use zunft_protocol::embodiment::{Embodiment, Encoding, Feature};
 use zunft_protocol::episode::{
     Actor, ChunkRef, Clock, MANIFEST_VERSION, Manifest, ManifestError, STEPS_STREAM, Stream, WallQuality,
 };
@@ -160,10 +160,15 @@ pub fn import_episode(
         }
     }
     chunks.extend(builder.finish());
-    let refs = chunks
-        .iter()
-        .map(|(stored, steps)| ChunkRef { id: ChunkId::of(stored), bytes: stored.len() as u32, steps: *steps })
-        .collect();
+    let mut streams = vec![Stream { name: STEPS_STREAM.to_owned(), schema, chunks: refs(&chunks) }];
+    for (camera, images) in embodiment.streams().zip(&episode.images) {
+        for image in images {
+            recording.update(&(image.len() as u64).to_le_bytes()).update(image);
+        }
+        let (stream, camera_chunks) = camera_stream(camera, images, &episode.monotonic_ns);
+        streams.push(stream);
+        chunks.extend(camera_chunks);
+    }
     let recording = first_half(recording.finalize().as_bytes());
     let manifest = Manifest {
         version: MANIFEST_VERSION,
@@ -180,12 +185,33 @@ pub fn import_episode(
         interventions: Vec::new(),
         steps: episode.steps as u64,
         clock: clock(&recording, episode.monotonic_ns[0]),
-        streams: vec![Stream { name: STEPS_STREAM.to_owned(), schema, chunks: refs }],
+        streams,
     };
     manifest.check().map_err(|source| ImportError::Episode { episode: episode.index, source })?;
     let manifest_bytes = manifest.encode();
     let chunks = chunks.into_iter().map(|(stored, _)| stored).collect();
     Ok(ImportedEpisode { id: EpisodeId::of(&manifest_bytes), manifest, manifest_bytes, chunks })
+}
+
+/// The stream of a camera that has an image at each step, and its chunks.
+fn camera_stream(camera: &Feature, images: &[Vec<u8>], monotonic_ns: &[i64]) -> (Stream, Vec<(Vec<u8>, u32)>) {
+    let mut builder = SampleChunkBuilder::new(Encoding::Jpeg);
+    let mut chunks = Vec::new();
+    for (bytes, &monotonic_ns) in images.iter().zip(monotonic_ns) {
+        chunks.extend(builder.cut_before(true, bytes.len()));
+        builder.push(&Sample { monotonic_ns, key_frame: true, bytes });
+    }
+    chunks.extend(builder.finish());
+    (Stream { name: camera.name.clone(), schema: Schema::stream(camera), chunks: refs(&chunks) }, chunks)
+}
+
+fn refs(chunks: &[(Vec<u8>, u32)]) -> Vec<ChunkRef> {
+    let one = |(stored, steps): &(Vec<u8>, u32)| ChunkRef {
+        id: ChunkId::of(stored),
+        bytes: stored.len() as u32,
+        steps: *steps,
+    };
+    chunks.iter().map(one).collect()
 }
 
 /// A LeRobot dataset does not say when: each episode has a power-up of its own, long ago.
@@ -215,7 +241,7 @@ pub fn robot_for(root: &Path) -> RobotId {
 
 #[cfg(test)]
 mod tests {
-    use zunft_protocol::chunk::{Chunk, MONOTONIC_NS, REWARD};
+    use zunft_protocol::chunk::{Chunk, MONOTONIC_NS, REWARD, SampleChunk};
     use zunft_protocol::embodiment::{ACTION, OBSERVATION_STATE};
 
     use super::*;
@@ -283,14 +309,45 @@ mod tests {
     }
 
     #[test]
+    fn images_become_the_stream_of_their_camera() {
+        let embodiment = Embodiment {
+            name: "seeing".into(),
+            rate_hz: 10.0,
+            features: vec![
+                Feature::vector(OBSERVATION_STATE, 1),
+                Feature::camera("top", 6, 8, 10.0, Encoding::Jpeg),
+                Feature::vector(ACTION, 1),
+            ],
+        };
+        let steps = 5;
+        let mut episode = LeRobotEpisode {
+            index: 0,
+            task: "reach".parse().unwrap(),
+            outcome: zunft_protocol::episode::Outcome::Success,
+            end: zunft_protocol::episode::EpisodeEnd::Terminated,
+            steps,
+            features: vec![vec![0.5; steps], vec![0.0; steps]],
+            images: vec![vec![vec![7; 400_000]; steps]],
+            rewards: vec![0.0; steps],
+            monotonic_ns: (0..steps as i64).collect(),
+        };
+        let imported = import_episode(&embodiment, &episode, &options()).unwrap();
+        let stream = &imported.manifest.streams[1];
+        let counts: Vec<u32> = stream.chunks.iter().map(|chunk| chunk.steps).collect();
+        assert_eq!((stream.name.as_str(), counts), ("observation.images.top", vec![2, 2, 1]));
+        let chunk = SampleChunk::decode(&imported.chunks[2], Encoding::Jpeg).unwrap();
+        assert_eq!((chunk.samples()[1].monotonic_ns, chunk.samples()[1].bytes.len()), (3, 400_000));
+        episode.images[0][4][0] = 8;
+        let other = import_episode(&embodiment, &episode, &options()).unwrap();
+        assert_ne!(imported.manifest.recording, other.manifest.recording);
+    }
+
+    #[test]
     fn long_episodes_are_cut_into_chunks() {
         let embodiment = Embodiment {
             name: "wide".into(),
             rate_hz: 100.0,
-            features: vec![
-                zunft_protocol::embodiment::Feature::vector(OBSERVATION_STATE, 1000),
-                zunft_protocol::embodiment::Feature::vector(ACTION, 1),
-            ],
+            features: vec![Feature::vector(OBSERVATION_STATE, 1000), Feature::vector(ACTION, 1)],
         };
         let steps = 200;
         let episode = LeRobotEpisode {
@@ -300,6 +357,7 @@ mod tests {
             end: zunft_protocol::episode::EpisodeEnd::Terminated,
             steps,
             features: vec![vec![0.5; 1000 * steps], vec![0.0; steps]],
+            images: Vec::new(),
             rewards: vec![0.0; steps],
             monotonic_ns: (0..steps as i64).collect(),
         };

@@ -1,7 +1,7 @@
 //! Reads a LeRobotDataset v3: state and action, step by step, with reward and outcome.
 //!
-//! - Floats only. float64 is rounded to float32, in which policies compute. Images, video and integers are refused,
-//!   or left out when asked to.
+//! - Floats, and images that lie in the tables. float64 is rounded to float32, in which policies compute; PNG becomes
+//!   JPEG of quality 95. Video and integers are refused, or left out when asked to.
 //! - The outcome is `next.success` of the last step: whoever succeeds and spoils it has not succeeded. Without that
 //!   column the outcome is unknown.
 //! - An episode was truncated if `next.truncated` says so at the last step, or `next.done` is there and says no.
@@ -12,6 +12,7 @@
 
 mod columns;
 mod error;
+mod images;
 mod info;
 mod meta;
 mod rows;
@@ -24,11 +25,12 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-use zunft_protocol::embodiment::Embodiment;
+use zunft_protocol::embodiment::{Embodiment, Feature};
 use zunft_protocol::episode::{EpisodeEnd, Outcome, Truncation};
 use zunft_protocol::ids::TaskName;
 
 pub use error::LeRobotError;
+pub use images::ImageFileError;
 pub use meta::LeRobotTask;
 
 use columns::Batch;
@@ -41,6 +43,9 @@ use rows::Rows;
 /// An episode is checked whole before any of it is used, so it must fit in memory.
 pub const LEROBOT_EPISODE_VALUES_MAX: u64 = 256 * 1024 * 1024;
 
+/// Most bytes of the images of one episode, as JPEG: an hour of one 640x480 camera at 10 Hz and more.
+pub const LEROBOT_EPISODE_IMAGE_BYTES_MAX: usize = 2 * 1024 * 1024 * 1024;
+
 /// How far `timestamp` may be from `frame_index / fps` and still mean it, in seconds: LeRobot's own tolerance.
 const TIMESTAMP_TOLERANCE_SECS: f64 = 1e-4;
 
@@ -50,7 +55,7 @@ const TIMESTAMP_TOLERANCE_RELATIVE: f64 = 1.2e-7;
 /// How to read a dataset.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LeRobotOptions {
-    /// Leave out observation features that cannot be carried (images, video, integers) instead of refusing.
+    /// Leave out observation features that cannot be carried (video, integers) instead of refusing.
     pub skip_unsupported: bool,
 }
 
@@ -76,8 +81,10 @@ pub struct LeRobotEpisode {
     pub end: EpisodeEnd,
     /// Number of steps, at least 1.
     pub steps: usize,
-    /// For each feature of the embodiment, in its order: `[steps, values]`.
+    /// For each feature of a step, in the embodiment's order: `[steps, values]`.
     pub features: Vec<Vec<f32>>,
+    /// For each camera, in the embodiment's order, the JPEG file of each step. `[cameras, steps]`
+    pub images: Vec<Vec<Vec<u8>>>,
     /// Reward that followed each step's action; NaN where the dataset has none. `[steps]`
     pub rewards: Vec<f32>,
     /// Time of each step since the beginning. `[steps]`
@@ -153,13 +160,18 @@ fn read_episode(
     rows: &mut Rows<'_>,
     meta: &EpisodeMeta,
 ) -> Result<LeRobotEpisode, LeRobotError> {
-    let features = &dataset.info.embodiment.features;
-    let mut parts = EpisodeParts { features: vec![Vec::new(); features.len()], ..EpisodeParts::default() };
+    let features: Vec<&Feature> = dataset.info.embodiment.step_features().collect();
+    let mut parts = EpisodeParts {
+        features: vec![Vec::new(); features.len()],
+        images: vec![Vec::new(); dataset.info.embodiment.streams().count()],
+        ..EpisodeParts::default()
+    };
     let mut path = PathBuf::new();
     let mut steps = 0;
     while let Some(batch) = rows.next(meta, steps as u64)? {
         batch.path().clone_into(&mut path);
         parts.append(dataset, &batch)?;
+        parts.append_images(dataset, &batch, meta.index)?;
         for (feature, values) in features.iter().zip(&parts.features) {
             let dim = feature.values();
             check_finite(&path, &feature.name, dim, &values[steps * dim..], (meta.index, steps))?;
@@ -181,6 +193,7 @@ fn read_episode(
         end,
         steps,
         features: parts.features,
+        images: parts.images,
         rewards: parts.rewards,
         monotonic_ns,
     })
@@ -190,6 +203,8 @@ fn read_episode(
 #[derive(Default)]
 struct EpisodeParts {
     features: Vec<Vec<f32>>,
+    images: Vec<Vec<Vec<u8>>>,
+    image_bytes: usize,
     rewards: Vec<f32>,
     timestamps: Vec<f64>,
     task_indices: Vec<i64>,
@@ -200,7 +215,7 @@ struct EpisodeParts {
 
 impl EpisodeParts {
     fn append(&mut self, dataset: &LeRobotDataset, batch: &Batch) -> Result<(), LeRobotError> {
-        for (feature, values) in dataset.info.embodiment.features.iter().zip(&mut self.features) {
+        for (feature, values) in dataset.info.embodiment.step_features().zip(&mut self.features) {
             batch.floats(&feature.name, &feature.shape, values)?;
         }
         self.timestamps.extend(batch.numbers("timestamp")?);
@@ -213,6 +228,29 @@ impl EpisodeParts {
         for (name, last) in [(SUCCESS, &mut self.success), (DONE, &mut self.done), (TRUNCATED, &mut self.truncated)] {
             if dataset.info.outcome_columns.contains(&name) {
                 *last = batch.booleans(name)?.last().copied().or(*last);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl EpisodeParts {
+    fn append_images(&mut self, dataset: &LeRobotDataset, batch: &Batch, episode: u64) -> Result<(), LeRobotError> {
+        for (camera, images) in dataset.info.embodiment.streams().zip(&mut self.images) {
+            let shape = [0, 1, 2].map(|dim: usize| camera.shape[dim]);
+            for file in batch.files(&camera.name)? {
+                let jpeg = images::jpeg_of(file, shape).map_err(|source| LeRobotError::Image {
+                    path: batch.path().to_owned(),
+                    column: camera.name.clone(),
+                    episode,
+                    frame: images.len(),
+                    source,
+                })?;
+                self.image_bytes += jpeg.len();
+                if self.image_bytes > LEROBOT_EPISODE_IMAGE_BYTES_MAX {
+                    return Err(LeRobotError::ImagesTooLarge { path: batch.path().to_owned(), episode });
+                }
+                images.push(jpeg);
             }
         }
         Ok(())
@@ -278,7 +316,7 @@ fn step_times(path: &Path, episode: u64, fps: f64, timestamps: &[f64]) -> Result
 }
 
 impl LeRobotEpisode {
-    /// One step as a row of [`Schema::steps`](zunft_protocol::chunk::Schema::steps): time, every feature, reward; little-endian.
+    /// One step as a row of [`Schema::steps`](zunft_protocol::chunk::Schema::steps): time, every feature of a step, reward; little-endian.
     pub fn row(&self, step: usize, row: &mut Vec<u8>) {
         row.clear();
         row.extend_from_slice(&self.monotonic_ns[step].to_le_bytes());

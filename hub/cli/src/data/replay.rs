@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use serde::Serialize;
-use zunft_client::{Begin, BeginActor, Embodiment, Robot, Step, Values};
+use zunft_client::{Begin, BeginActor, Data, Embodiment, Robot, Step, Values};
 use zunft_protocol::episode::Outcome;
 use zunft_protocol::ids::TaskName;
 use zunft_skills::data::LeRobotEpisode;
@@ -136,9 +136,13 @@ fn play(
                 Values::F32(&values[step * dim..(step + 1) * dim])
             })
             .collect();
+        // The recording's own spacing, beginning now.
+        let monotonic_ns = begin_ns + episode.monotonic_ns[step].unsigned_abs();
+        for (camera, images) in embodiment.streams().zip(&episode.images) {
+            robot.sample(&camera.name, monotonic_ns, Data::Jpeg(&images[step]))?;
+        }
         robot.step(&Step {
-            // The recording's own spacing, beginning now.
-            monotonic_ns: begin_ns + episode.monotonic_ns[step].unsigned_abs(),
+            monotonic_ns,
             reward: Some(episode.rewards[step]),
             intervention: false,
             values: &values,

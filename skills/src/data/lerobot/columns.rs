@@ -166,6 +166,25 @@ impl Batch {
         Err(self.fault(column, Fault::Type(array.data_type().to_string()), "text"))
     }
 
+    /// One image's file a row, out of LeRobot's pairs of bytes and path.
+    pub(super) fn files(&self, column: &str) -> Result<Vec<&[u8]>, LeRobotError> {
+        let array = self.column(column)?;
+        let found = || Fault::Type(array.data_type().to_string());
+        let expected = "image files inside the table, with bytes and path";
+        let bytes = array.as_struct_opt().and_then(|fields| fields.column_by_name("bytes"));
+        let bytes = bytes.ok_or_else(|| self.fault(column, found(), expected))?;
+        if array.null_count() > 0 || bytes.null_count() > 0 {
+            return Err(self.fault(column, Fault::Null, ""));
+        }
+        if let Some(files) = bytes.as_binary_opt::<i32>() {
+            return Ok(files.iter().flatten().collect());
+        }
+        if let Some(files) = bytes.as_binary_opt::<i64>() {
+            return Ok(files.iter().flatten().collect());
+        }
+        Err(self.fault(column, found(), expected))
+    }
+
     fn column(&self, column: &str) -> Result<&ArrayRef, LeRobotError> {
         self.batch
             .column_by_name(column)

@@ -7,7 +7,8 @@ use parquet::errors::ParquetError;
 use zunft_protocol::embodiment::EmbodimentError;
 use zunft_protocol::ids::{IdError, TaskName};
 
-use super::LEROBOT_EPISODE_VALUES_MAX;
+use super::images::ImageFileError;
+use super::{LEROBOT_EPISODE_IMAGE_BYTES_MAX, LEROBOT_EPISODE_VALUES_MAX};
 
 /// Why a LeRobot dataset cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -197,6 +198,32 @@ pub enum LeRobotError {
         steps: u64,
         /// Values of a step.
         step_values: usize,
+    },
+    /// An image that cannot be carried.
+    #[error("{}: episode {episode}, frame {frame} has an image in {column:?} that cannot be imported; delete that episode (`lerobot-edit-dataset`) or repair it", path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// The column.
+        column: String,
+        /// The episode.
+        episode: u64,
+        /// The frame.
+        frame: usize,
+        /// Why.
+        #[source]
+        source: ImageFileError,
+    },
+    /// Images that would fill the memory.
+    #[error(
+        "{}: the images of episode {episode} take more than {LEROBOT_EPISODE_IMAGE_BYTES_MAX} bytes; split it",
+        path.display()
+    )]
+    ImagesTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The episode.
+        episode: u64,
     },
     /// Rows that do not follow each other.
     #[error("row {row} of {} has {column} {found} where {expected} must follow; rows must be in order of episode and frame: write the dataset again", path.display())]

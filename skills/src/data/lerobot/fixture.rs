@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, FixedSizeListArray, Float32Array, Float64Array, Int64Array, LargeListArray, ListArray,
-    RecordBatch, StringArray,
+    Array as _, ArrayRef, BinaryArray, BooleanArray, FixedSizeListArray, Float32Array, Float64Array, Int64Array,
+    LargeListArray, ListArray, RecordBatch, StringArray, StructArray,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field};
@@ -58,6 +58,8 @@ pub(crate) struct TinyDataset {
     /// Rows of each data file.
     pub(crate) files: Vec<Vec<Row>>,
     pub(crate) lists: Lists,
+    /// For `observation.images.top`: the image's file of each row, over all data files. None when empty.
+    pub(crate) images: Vec<Option<Vec<u8>>>,
 }
 
 impl TinyDataset {
@@ -84,6 +86,7 @@ impl TinyDataset {
             episodes: Vec::new(),
             files: vec![Vec::new(), Vec::new()],
             lists: Lists::Fixed,
+            images: Vec::new(),
         };
         for (episode, (length, file, task)) in [(3, 0, 0), (2, 0, 1), (4, 1, 0)].into_iter().enumerate() {
             dataset.append(episode as i64, length, file, task);
@@ -144,7 +147,7 @@ impl TinyDataset {
     }
 
     fn columns(&self, rows: &[Row]) -> Vec<(&'static str, ArrayRef)> {
-        vec![
+        let mut columns = vec![
             ("observation.state", self.vectors(rows.iter().map(|row| &row.state))),
             ("action", self.vectors(rows.iter().map(|row| &row.action))),
             ("next.reward", Arc::new(Float32Array::from_iter_values(rows.iter().map(|row| row.reward)))),
@@ -155,7 +158,12 @@ impl TinyDataset {
             ("episode_index", integers(rows.iter().map(|row| row.episode_index))),
             ("index", integers(rows.iter().map(|row| row.index))),
             ("task_index", integers(rows.iter().map(|row| row.task_index))),
-        ]
+        ];
+        if !self.images.is_empty() {
+            let files = rows.iter().map(|row| self.images[row.index as usize].as_deref());
+            columns.push(("observation.images.top", image_files(files)));
+        }
+        columns
     }
 
     fn vectors<'a>(&self, vectors: impl Iterator<Item = &'a Vec<f32>> + Clone) -> ArrayRef {
@@ -176,6 +184,14 @@ impl TinyDataset {
             Lists::Large => Arc::new(LargeListArray::new(field, OffsetBuffer::from_lengths(lengths), floats, None)),
         }
     }
+}
+
+/// LeRobot's pairs of an image's bytes and its path.
+fn image_files<'a>(files: impl Iterator<Item = Option<&'a [u8]>>) -> ArrayRef {
+    let bytes: ArrayRef = Arc::new(BinaryArray::from_iter(files));
+    let paths: ArrayRef = Arc::new(StringArray::from(vec![None::<&str>; bytes.len()]));
+    let field = |name, array: &ArrayRef| Arc::new(Field::new(name, array.data_type().clone(), true));
+    Arc::new(StructArray::from(vec![(field("bytes", &bytes), bytes), (field("path", &paths), paths)]))
 }
 
 fn integers(values: impl Iterator<Item = i64>) -> ArrayRef {

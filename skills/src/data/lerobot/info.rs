@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
-use zunft_protocol::embodiment::{ACTION, Dtype, Embodiment, Feature, OBSERVATION_PREFIX};
+use zunft_protocol::embodiment::{ACTION, Dtype, Embodiment, Encoding, Feature, IMAGES_PREFIX, OBSERVATION_PREFIX};
 
 use super::error::LeRobotError;
 
@@ -83,7 +83,7 @@ impl Info {
         }
         let template = PathTemplate::parse(&raw.data_path)
             .ok_or_else(|| LeRobotError::PathTemplate { path: path.clone(), template: raw.data_path.clone() })?;
-        let (features, skipped) = features(&path, &raw.features, skip_unsupported)?;
+        let (features, skipped) = features(&path, &raw, skip_unsupported)?;
         let outcome_columns =
             [REWARD, SUCCESS, DONE, TRUNCATED].into_iter().filter(|&name| raw.features.contains_key(name)).collect();
         let name = raw.robot_type.filter(|name| !name.is_empty()).unwrap_or_else(|| "unknown".to_owned());
@@ -123,15 +123,11 @@ fn check_version(path: &Path, found: &str) -> Result<(), LeRobotError> {
 }
 
 /// The features of the body: observations by name, then the action; and the names of those left out.
-fn features(
-    path: &Path,
-    raw: &BTreeMap<String, RawFeature>,
-    skip_unsupported: bool,
-) -> Result<(Vec<Feature>, Vec<String>), LeRobotError> {
+fn features(path: &Path, raw: &RawInfo, skip_unsupported: bool) -> Result<(Vec<Feature>, Vec<String>), LeRobotError> {
     let mut features = Vec::new();
     let mut action = None;
     let mut skipped = Vec::new();
-    for (name, feature) in raw {
+    for (name, feature) in &raw.features {
         let is_action = name == ACTION;
         if !is_action && !name.starts_with(OBSERVATION_PREFIX) {
             if ![REWARD, SUCCESS, DONE, TRUNCATED].contains(&name.as_str()) && !BOOKKEEPING.contains(&name.as_str()) {
@@ -142,6 +138,7 @@ fn features(
         match feature.dtype.as_str() {
             "float32" | "float64" if is_action => action = Some(feature.named(name)),
             "float32" | "float64" => features.push(feature.named(name)),
+            "image" if let Some(camera) = feature.camera(name, raw.fps) => features.push(camera),
             _ if skip_unsupported && !is_action => skipped.push(name.clone()),
             dtype => {
                 return Err(LeRobotError::Unsupported {
@@ -153,7 +150,7 @@ fn features(
         }
     }
     let missing = |missing| LeRobotError::NoFeature { path: path.to_owned(), missing };
-    if features.is_empty() {
+    if features.iter().all(Feature::is_stream) {
         return Err(missing("observation"));
     }
     features.push(action.ok_or_else(|| missing("action"))?);
@@ -169,6 +166,20 @@ impl RawFeature {
         // LeRobot allows names in several forms; those that do not name each value are of no use here.
         feature.names = value_names(&self.names).filter(|names| Some(names.len()) == count).unwrap_or_default();
         feature
+    }
+
+    /// The camera that this feature is, where its name and shape make one.
+    fn camera(&self, name: &str, fps: f64) -> Option<Feature> {
+        let camera = name.strip_prefix(IMAGES_PREFIX).filter(|camera| !camera.is_empty())?;
+        let &[first, second, third] = self.shape.as_slice() else { return None };
+        let channels_first = match value_names(&self.names).as_deref() {
+            Some([name, _, _]) => name.starts_with("channel"),
+            _ => ![1, 3].contains(&third),
+        };
+        let [height, width, channels] = if channels_first { [second, third, first] } else { [first, second, third] };
+        let mut feature = Feature::camera(camera, height, width, fps, Encoding::Jpeg);
+        feature.shape[2] = channels;
+        [1, 3].contains(&channels).then_some(feature)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use zunft_protocol::embodiment::Feature;
 use zunft_protocol::ids::TaskName;
 
 use super::LEROBOT_EPISODE_VALUES_MAX;
@@ -104,7 +105,7 @@ fn read_episode_file(
 ) -> Result<(), LeRobotError> {
     const COLUMNS: [&str; 6] =
         ["episode_index", "length", "data/chunk_index", "data/file_index", "dataset_from_index", "dataset_to_index"];
-    let step_values: usize = info.embodiment.features.iter().map(|feature| feature.values()).sum();
+    let step_values: usize = info.embodiment.step_features().map(Feature::values).sum();
     let mut table = Table::open(path, &COLUMNS, ROW_BYTES)?;
     let mut row_in_file = 0;
     while let Some(batch) = table.next_batch()? {

@@ -4,6 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
+use zunft_protocol::embodiment::Feature;
+
 use super::columns::{Batch, Table};
 use super::error::LeRobotError;
 use super::info::Info;
@@ -85,7 +87,8 @@ impl<'a> Rows<'a> {
         columns.extend(self.info.embodiment.features.iter().map(|feature| feature.name.as_str()));
         Ok(DataFile {
             place,
-            table: Table::open(path, &columns, self.info.embodiment.step_bytes())?,
+            // An image's file takes less than its pixels.
+            table: Table::open(path, &columns, self.info.embodiment.features.iter().map(Feature::bytes).sum())?,
             pending: None,
             consumed: 0,
         })

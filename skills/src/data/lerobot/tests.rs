@@ -153,6 +153,50 @@ fn unsupported_features_are_refused_or_left_out_on_request() {
     assert_eq!(skipping.episodes().count(), 3);
 }
 
+/// The dataset with an image of 8x6 pixels at each step, as LeRobot writes them.
+fn with_images(shape: [u32; 3], names: serde_json::Value) -> TinyDataset {
+    let mut dataset = TinyDataset::new();
+    dataset.info["features"]["observation.images.top"] =
+        serde_json::json!({"dtype": "image", "shape": shape, "names": names});
+    dataset.images = (0..9).map(|row| Some(images::tests::png(8, 6, [row * 20, 100, 200]))).collect();
+    dataset
+}
+
+#[test]
+fn images_in_the_tables_become_a_camera() {
+    let names = [serde_json::json!(["height", "width", "channels"]), serde_json::Value::Null];
+    let channels_first = ([3, 6, 8], serde_json::json!(["channels", "height", "width"]));
+    for (shape, names) in names.map(|names| ([6, 8, 3], names)).into_iter().chain([channels_first]) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = with_images(shape, names).write(dir.path());
+        let dataset = LeRobotDataset::open(&root, LeRobotOptions::default()).unwrap();
+        let camera = dataset.embodiment().streams().next().unwrap();
+        assert_eq!((camera.name.as_str(), &camera.shape[..]), ("observation.images.top", &[6, 8, 3][..]));
+        assert_eq!(camera.rate_hz, Some(10.0));
+        let episodes: Vec<LeRobotEpisode> = dataset.episodes().map(Result::unwrap).collect();
+        assert_eq!(episodes[1].features.len(), 2);
+        let images: Vec<usize> = episodes.iter().map(|episode| episode.images[0].len()).collect();
+        assert_eq!(images, [3, 2, 4]);
+        assert!(episodes[1].images[0][0].starts_with(&[0xff, 0xd8]));
+    }
+}
+
+#[test]
+fn images_that_cannot_be_carried_are_refused_with_their_place() {
+    let check = |change: fn(&mut TinyDataset), parts: &[&str]| {
+        let mut dataset = with_images([6, 8, 3], serde_json::Value::Null);
+        change(&mut dataset);
+        check_message(&episodes(&dataset).unwrap_err(), parts);
+    };
+    let place = "episode 1, frame 1 has an image in \"observation.images.top\"";
+    check(|d| d.images[4] = Some(b"GIF89a".to_vec()), &["file-000.parquet", place, "neither PNG nor JPEG"]);
+    check(|d| d.images[4] = Some(images::tests::png(6, 8, [0; 3])), &[place, "it is [8, 6, 3]"]);
+    check(|d| d.images[4] = None, &["observation.images.top", "empty cells"]);
+    check(|d| d.images.clear(), &["no column \"observation.images.top\""]);
+    check(|d| d.info["features"]["observation.images.top"]["shape"] = serde_json::json!([6, 8]), &["dtype image"]);
+    check(|d| d.info["features"]["observation.images.top"]["shape"] = serde_json::json!([6, 8, 4]), &["dtype image"]);
+}
+
 #[test]
 fn missing_files_are_named() {
     for file in [
