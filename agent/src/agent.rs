@@ -23,7 +23,7 @@ use crate::identity::{self, Identity, IdentityError};
 use crate::local::{self, ListenError, LocalServer};
 use crate::metrics::MetricsServer;
 use crate::releases::{Fetch, Releases, StoreError, Surroundings};
-use crate::spool::Spool;
+use crate::spool::{Spool, SpoolError};
 use crate::status::{Sources, Status};
 use crate::uplink::{self, Credentials, FetchLink, SharedStatus, Target, TlsError, Uplink};
 
@@ -56,7 +56,7 @@ pub enum StartError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: io::Error,
+        source: SpoolError,
     },
     /// The releases.
     #[error(transparent)]

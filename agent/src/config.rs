@@ -102,6 +102,12 @@ pub struct SpoolConfig {
     pub when_full: WhenFull,
     /// Tasks whose episodes are never given up.
     pub pinned_tasks: BTreeSet<TaskName>,
+    /// File with the key that encrypts what is recorded: 64 hexadecimal digits, readable by the agent alone. Without it,
+    /// or where it is empty, the spool is not encrypted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encryption_key_file: Option<PathBuf>,
+    /// Files with keys from before: they open what was recorded with them, and encrypt nothing.
+    pub encryption_key_files_old: Vec<PathBuf>,
 }
 
 /// See [`SpoolConfig::when_full`].
@@ -124,6 +130,8 @@ impl Default for SpoolConfig {
             sync_bytes: 1024 * 1024,
             when_full: WhenFull::Evict,
             pinned_tasks: BTreeSet::new(),
+            encryption_key_file: None,
+            encryption_key_files_old: Vec::new(),
         }
     }
 }
@@ -250,6 +258,9 @@ pub enum ConfigError {
 /// Lowest bandwidth cap: below, a handshake takes longer than hub and agent wait for it.
 const BYTES_PER_SECOND_MIN: u64 = 4096;
 
+/// Most keys from before: each is tried on every segment at the start.
+const ENCRYPTION_KEYS_OLD_MAX: usize = 16;
+
 /// Longest path of a Unix socket on Linux, without its closing zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
@@ -273,9 +284,13 @@ impl Config {
 
     /// Makes relative paths absolute.
     fn resolve(&mut self, folder: &Path) {
-        let hub = &mut self.hub;
+        if self.spool.encryption_key_file.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+            self.spool.encryption_key_file = None;
+        }
+        let (hub, spool) = (&mut self.hub, &mut self.spool);
+        let keys = spool.encryption_key_file.iter_mut().chain(&mut spool.encryption_key_files_old);
         let optional = [&mut self.root, &mut self.embodiment, &mut hub.ca, &mut hub.certificate, &mut hub.key];
-        for path in optional.into_iter().flatten().chain([&mut self.data_dir, &mut self.socket]) {
+        for path in optional.into_iter().flatten().chain([&mut self.data_dir, &mut self.socket]).chain(keys) {
             *path = folder.join(&*path);
         }
     }
@@ -313,6 +328,13 @@ impl Config {
         }
         if !(1..=60_000).contains(&sync_interval_ms) {
             return wrong("spool.sync_interval_ms", format!("is {sync_interval_ms}; use 1 to 60000"));
+        }
+        let keys_old = self.spool.encryption_key_files_old.len();
+        if keys_old > ENCRYPTION_KEYS_OLD_MAX {
+            return wrong(
+                "spool.encryption_key_files_old",
+                format!("has {keys_old} files; keep at most {ENCRYPTION_KEYS_OLD_MAX}, those that segments still need"),
+            );
         }
         if self.hub.ping_interval_ms == 0 {
             return wrong("hub.ping_interval_ms", "is 0; use at least 1".into());
@@ -365,6 +387,7 @@ mod tests {
         all.hub = HubConfig { address: Some("x".into()), ca: path(), certificate: path(), key: path(), ..all.hub };
         (all.upload.bytes_per_second_max, all.upload.bytes_per_second_max_acting) = (Some(5000), Some(5000));
         all.metrics.listen = Some(([127, 0, 0, 1], 9470).into());
+        all.spool.encryption_key_file = path();
         all.upload.windows = vec![WindowConfig { from: "22:00".into(), to: "06:00".into() }];
         for key in all.to_toml().lines().filter_map(|line| line.split_once(" = ")) {
             assert!(text.contains(&format!("{} = ", key.0)), "docs/agent.toml says nothing about {}", key.0);
@@ -396,6 +419,16 @@ mod tests {
     }
 
     #[test]
+    fn key_files_are_of_the_file_s_folder_and_an_empty_one_is_none() {
+        let spool = |text: &str| load(&format!("[hub]\ncertificate = \"c\"\n[spool]\n{text}")).unwrap().spool;
+        assert_eq!(spool("encryption_key_file = \"\"\n").encryption_key_file, None);
+        let named = spool("encryption_key_file = \"a.key\"\nencryption_key_files_old = [\"b.key\", \"/c.key\"]\n");
+        assert!(named.encryption_key_file.unwrap().is_absolute());
+        assert!(named.encryption_key_files_old[0].is_absolute());
+        assert_eq!(named.encryption_key_files_old[1], Path::new("/c.key"));
+    }
+
+    #[test]
     fn mistakes_name_the_key() {
         let refused = |text: &str, culprit: &str| {
             let error = crate::text::chain(&load(text).unwrap_err());
@@ -410,6 +443,8 @@ mod tests {
         refused(&format!("{hub}[spool]\nsync_interval_ms = 0\n"), "spool.sync_interval_ms");
         refused(&format!("{hub}[spool]\nwhen_full = \"panic\"\n"), "when_full");
         refused(&format!("{hub}[spool]\npinned_tasks = [\"No Task\"]\n"), "pinned_tasks");
+        let many = vec!["\"key\""; 17].join(",");
+        refused(&format!("{hub}[spool]\nencryption_key_files_old = [{many}]\n"), "spool.encryption_key_files_old");
         refused(&format!("{hub}[upload]\nreconnect_secs_min = 0\n"), "upload.reconnect_secs_min");
         refused(&format!("{hub}[upload]\nbytes_per_second_max = 10\n"), "upload.bytes_per_second_max");
         refused(&format!("{hub}[[upload.windows]]\nfrom = \"25:00\"\nto = \"6:00\"\n"), "25:00");

@@ -104,6 +104,8 @@ pub(crate) fn prometheus(status: &Status) -> String {
     line("gauge", "bytes_waiting", "Bytes of their chunks.", spool.bytes_waiting as f64);
     line("gauge", "spool_bytes", "Bytes of the spool on disk.", spool.bytes as f64);
     line("gauge", "spool_bytes_max", "Bytes that the spool may have.", spool.bytes_max as f64);
+    line("gauge", "spool_encrypted", "Whether what is recorded now is encrypted.", flag(spool.encrypted));
+    line("gauge", "spool_segments_in_clear", "Segments that are not.", spool.segments_in_clear as f64);
     line("gauge", "steps_refused", "Whether steps are refused now.", flag(spool.refuses.is_some()));
     line("gauge", "recordings_open", "Recordings that are open.", spool.recordings_open as f64);
     line("counter", "recordings_total", "Recordings since the installation.", spool.recordings_total as f64);

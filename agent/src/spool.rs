@@ -7,11 +7,13 @@
 mod disk;
 mod eviction;
 mod index;
+mod key_file;
 mod log;
 mod mailbox;
 mod read_back;
 mod record;
 mod recorder;
+mod seal;
 mod segment;
 mod worker;
 
@@ -19,7 +21,7 @@ mod worker;
 mod tests;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -30,7 +32,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use zunft_protocol::embodiment::Embodiment;
 use zunft_protocol::episode::{Actor, Clock, EpisodeEnd, Outcome};
-use zunft_protocol::ids::{EpisodeId, RecordingId, TaskName};
+use zunft_protocol::ids::{ChunkId, EpisodeId, RecordingId, TaskName};
 use zunft_protocol::limits::CHUNK_BYTES_TARGET;
 use zunft_protocol::local::{Ended, Progress};
 use zunft_protocol::message::Tombstone;
@@ -39,9 +41,12 @@ use self::disk::{Disk, FolderDisk};
 use self::eviction::EvictionPolicy;
 use self::index::Index;
 pub use self::index::StoredEpisode;
+pub use self::key_file::KeyFileError;
 use self::log::Room;
 use self::mailbox::Mailbox;
+use self::read_back::OpenError;
 use self::recorder::Opening;
+use self::seal::Keyring;
 use self::worker::{Command, CommitPolicy, RETRY_INTERVAL, Worker};
 use crate::config::{SpoolConfig, WhenFull};
 use crate::identity::Identity;
@@ -114,6 +119,12 @@ pub struct SpoolStatus {
     pub episodes_evicted: u64,
     /// Given up, and the hub does not know of it yet.
     pub evictions_untold: u64,
+    /// Whether what is recorded now is encrypted on disk.
+    pub encrypted: bool,
+    /// Segments that are not, from before.
+    pub segments_in_clear: u64,
+    /// Segments that only a key of `spool.encryption_key_files_old` opens.
+    pub segments_of_old_keys: u64,
     /// Why no steps are taken now.
     pub refuses: Option<String>,
 }
@@ -128,13 +139,16 @@ struct Shared {
     recordings_open_bytes: AtomicU64,
     recordings_total: AtomicU64,
     evicted: AtomicU64,
+    segments_in_clear: AtomicU64,
+    segments_of_old_keys: AtomicU64,
     bytes_max: u64,
+    encrypted: bool,
     /// Counts changes, so that an uploader can wait for one.
     changes: watch::Sender<u64>,
 }
 
 impl Shared {
-    fn new(bytes_max: u64) -> Self {
+    fn new(bytes_max: u64, encrypted: bool) -> Self {
         Self {
             mailbox: Mailbox::new(),
             index: Mutex::new(Index::default()),
@@ -144,7 +158,10 @@ impl Shared {
             recordings_open_bytes: AtomicU64::new(0),
             recordings_total: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
+            segments_in_clear: AtomicU64::new(0),
+            segments_of_old_keys: AtomicU64::new(0),
             bytes_max,
+            encrypted,
             changes: watch::Sender::new(0),
         }
     }
@@ -170,6 +187,11 @@ impl Shared {
         self.recordings_total.store(recordings_total, Ordering::Relaxed);
     }
 
+    fn count_segments(&self, in_clear: u64, of_old_keys: u64) {
+        self.segments_in_clear.store(in_clear, Ordering::Relaxed);
+        self.segments_of_old_keys.store(of_old_keys, Ordering::Relaxed);
+    }
+
     fn changed(&self) {
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
@@ -181,6 +203,12 @@ pub enum ReadError {
     /// The disk.
     #[error("the spool could not be read")]
     Disk(#[from] io::Error),
+    /// The bytes do not decrypt: they are not those that were written.
+    #[error("chunk {chunk} is damaged on disk")]
+    Chunk {
+        /// Which.
+        chunk: ChunkId,
+    },
     /// The bytes are not those that were written.
     #[error("the manifest of episode {episode} is damaged on disk")]
     Manifest {
@@ -189,11 +217,47 @@ pub enum ReadError {
     },
 }
 
+/// Why a spool did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// The disk, or no thread.
+    #[error(transparent)]
+    System(#[from] io::Error),
+    /// A key that cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
+    /// What was recorded before needs another key.
+    #[error(
+        "{}, the first of {segments} such segments, is encrypted {}; nothing was changed",
+        path.display(), remedy(key_file.as_deref())
+    )]
+    KeyMissing {
+        /// The first segment.
+        path: PathBuf,
+        /// How many there are.
+        segments: usize,
+        /// The file with the key for new segments.
+        key_file: Option<PathBuf>,
+    },
+}
+
+fn remedy(key_file: Option<&Path>) -> String {
+    let (current, old) = (key_file::CURRENT, key_file::OLD);
+    match key_file {
+        None => format!("and no key was given: name the file with its key in config key {current}, or in {old}"),
+        Some(path) => format!(
+            "with another key than that in {} (config key {current}): put the other one back, or name its file in {old}",
+            path.display()
+        ),
+    }
+}
+
 /// The spool: cheap to clone, one thread behind all clones.
 #[derive(Debug, Clone)]
 pub struct Spool {
     shared: Arc<Shared>,
     reader: Arc<FolderDisk>,
+    keyring: Keyring,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
@@ -201,9 +265,10 @@ impl Spool {
     /// Reads the spool in `folder` back, seals what was open when the agent stopped, and starts its thread.
     ///
     /// A disk that cannot be read does not keep the agent from acting: the spool takes no steps, says why, and tries
-    /// again.
-    pub fn start(folder: &Path, config: &SpoolConfig, identity: Identity) -> io::Result<Self> {
-        let shared = Arc::new(Shared::new(config.bytes_max));
+    /// again. A key that is missing does: it is a mistake in the configuration, like a missing certificate.
+    pub fn start(folder: &Path, config: &SpoolConfig, identity: Identity) -> Result<Self, SpoolError> {
+        let keyring = keyring(config)?;
+        let shared = Arc::new(Shared::new(config.bytes_max, keyring.encrypts()));
         let room = Room {
             segment_bytes: config.segment_bytes,
             spool_bytes_max: config.bytes_max,
@@ -217,13 +282,26 @@ impl Spool {
         let eviction =
             EvictionPolicy { evicts: config.when_full == WhenFull::Evict, pinned_tasks: config.pinned_tasks.clone() };
         let reader = Arc::new(FolderDisk::new(folder));
-        let (folder, for_worker) = (folder.to_owned(), Arc::clone(&shared));
+        let (folder, for_worker, for_open) = (folder.to_owned(), Arc::clone(&shared), keyring.clone());
+        let key_file = config.encryption_key_file.clone();
         let open = move || {
             let disk = FolderDisk::new(&folder);
             disk.make_folder()?;
-            Worker::open(disk, room, policy, eviction.clone(), identity.clone(), Arc::clone(&for_worker))
+            let (eviction, identity) = (eviction.clone(), identity.clone());
+            Worker::open(disk, room, for_open.clone(), policy, eviction, identity, Arc::clone(&for_worker)).map_err(
+                |error| match error {
+                    OpenError::Disk(error) => SpoolError::System(error),
+                    OpenError::KeyMissing { first, segments } => {
+                        let path = FolderDisk::new(&folder).path(first);
+                        SpoolError::KeyMissing { path, segments, key_file: key_file.clone() }
+                    }
+                },
+            )
         };
-        let first = open_or_refuse(&open, &shared, now());
+        let first = match open() {
+            Err(error @ SpoolError::KeyMissing { .. }) => return Err(error),
+            opened => worker_or_refusal(opened, &shared, now()),
+        };
         let for_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("spool".into()).spawn(move || {
             let worker = match first {
@@ -234,7 +312,7 @@ impl Spool {
                 run(worker, &for_thread);
             }
         })?;
-        Ok(Self { shared, reader, thread: Arc::new(Mutex::new(Some(thread))) })
+        Ok(Self { shared, reader, keyring, thread: Arc::new(Mutex::new(Some(thread))) })
     }
 
     /// Opens a recording; nothing is written before its first step.
@@ -259,10 +337,8 @@ impl Spool {
     /// The encoded manifest of an episode.
     pub fn read_manifest(&self, episode: &StoredEpisode) -> Result<Vec<u8>, ReadError> {
         let bytes = self.read(episode.manifest)?;
-        if EpisodeId::of(&bytes) != episode.episode {
-            return Err(ReadError::Manifest { episode: episode.episode });
-        }
-        Ok(bytes)
+        let whole = bytes.filter(|bytes| EpisodeId::of(bytes) == episode.episode);
+        whole.ok_or(ReadError::Manifest { episode: episode.episode })
     }
 
     /// The stored bytes of an episode's chunk number `index`, in the order of the manifest.
@@ -273,14 +349,12 @@ impl Spool {
     /// # Panics
     /// When the episode has no such chunk.
     pub fn read_chunk(&self, episode: &StoredEpisode, index: usize) -> Result<Vec<u8>, ReadError> {
-        let (_, location) = &episode.chunks[index];
-        Ok(self.read(*location)?)
+        let (chunk, location) = &episode.chunks[index];
+        self.read(*location)?.ok_or(ReadError::Chunk { chunk: chunk.id })
     }
 
-    fn read(&self, location: index::Location) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; location.bytes as usize];
-        self.reader.read(location.segment, location.offset, &mut bytes)?;
-        Ok(bytes)
+    fn read(&self, location: index::Location) -> io::Result<Option<Vec<u8>>> {
+        log::read_body(&*self.reader, &self.keyring, location)
     }
 
     /// Frees an episode: the hub holds it, as `receipt` proves.
@@ -323,6 +397,9 @@ impl Spool {
             segments_damaged: index.segments_damaged,
             episodes_evicted: self.shared.evicted.load(Ordering::Relaxed),
             evictions_untold: index.tombstones_count() as u64,
+            encrypted: self.shared.encrypted,
+            segments_in_clear: self.shared.segments_in_clear.load(Ordering::Relaxed),
+            segments_of_old_keys: self.shared.segments_of_old_keys.load(Ordering::Relaxed),
             refuses,
         }
     }
@@ -462,13 +539,20 @@ impl Drop for Recording {
     }
 }
 
-/// Opens the spool; where the disk does not let it, refuses steps until the next try.
-fn open_or_refuse<D: Disk>(
-    open: &impl Fn() -> io::Result<Worker<D>>,
+/// Reads the keys that the configuration names.
+fn keyring(config: &SpoolConfig) -> Result<Keyring, KeyFileError> {
+    let current = config.encryption_key_file.as_deref().map(|path| key_file::read(path, key_file::CURRENT));
+    let old = config.encryption_key_files_old.iter().map(|path| key_file::read(path, key_file::OLD));
+    Ok(Keyring::new(current.transpose()?, old.collect::<Result<_, _>>()?, rand::random))
+}
+
+/// A spool that was opened; where it could not be, steps are refused until the next try.
+fn worker_or_refusal<D: Disk>(
+    opened: Result<Worker<D>, impl std::error::Error>,
     shared: &Shared,
     now: Instant,
 ) -> Option<Worker<D>> {
-    match open() {
+    match opened {
         Ok(mut worker) => {
             worker.commit(now);
             Some(worker)
@@ -483,11 +567,14 @@ fn open_or_refuse<D: Disk>(
 }
 
 /// Tries until the disk lets the spool be opened; `None` when the agent stops before.
-fn open_patiently<D: Disk>(open: &impl Fn() -> io::Result<Worker<D>>, shared: &Shared) -> Option<Worker<D>> {
+fn open_patiently<D: Disk, E: std::error::Error>(
+    open: &impl Fn() -> Result<Worker<D>, E>,
+    shared: &Shared,
+) -> Option<Worker<D>> {
     loop {
         // Steps are refused before they are sent, so what arrives is about nothing that was taken.
         shared.mailbox.receive(Some(RETRY_INTERVAL))?;
-        if let Some(worker) = open_or_refuse(open, shared, now()) {
+        if let Some(worker) = worker_or_refusal(open(), shared, now()) {
             return Some(worker);
         }
     }

@@ -141,6 +141,7 @@ pub fn describe(status: &serde_json::Value) -> String {
         },
         text("/hub/episodes_kept_on_site")
     ));
+    lines.push(at_rest(status));
     if text("/spool/episodes_evicted") != "0" {
         lines.push(format!(
             "given up   {} episodes for want of room, {} of which the hub does not know yet",
@@ -161,4 +162,39 @@ pub fn describe(status: &serde_json::Value) -> String {
         );
     }
     lines.join("\n")
+}
+
+/// Whether the spool can be read by who takes the disk.
+fn at_rest(status: &serde_json::Value) -> String {
+    let count = |pointer: &str| status.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap_or(0);
+    let encrypted = status.pointer("/spool/encrypted").and_then(serde_json::Value::as_bool) == Some(true);
+    let mut line = format!("at rest    {}", if encrypted { "encrypted" } else { "not encrypted" });
+    if encrypted && count("/spool/segments_in_clear") > 0 {
+        line.push_str(&format!(", but for {} segments from before", count("/spool/segments_in_clear")));
+    }
+    if count("/spool/segments_of_old_keys") > 0 {
+        line.push_str(&format!(", {} segments need an old key", count("/spool/segments_of_old_keys")));
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_says_what_is_encrypted_and_which_keys_are_needed() {
+        let check = |encrypted: bool, clear: u64, old: u64, said: &str| {
+            let spool = serde_json::json!({
+                "encrypted": encrypted, "segments_in_clear": clear, "segments_of_old_keys": old
+            });
+            let text = describe(&serde_json::json!({ "spool": spool }));
+            assert!(text.lines().any(|line| line == format!("at rest    {said}")), "{text}");
+        };
+        check(false, 3, 0, "not encrypted");
+        check(true, 0, 0, "encrypted");
+        check(true, 2, 0, "encrypted, but for 2 segments from before");
+        check(true, 2, 1, "encrypted, but for 2 segments from before, 1 segments need an old key");
+        check(false, 2, 1, "not encrypted, 1 segments need an old key");
+    }
 }

@@ -3,6 +3,7 @@
 mod streams;
 
 use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -359,4 +360,42 @@ fn numbers_are_answered_for_prometheus_until_the_agent_stops() {
     }
     handle.stop();
     assert!(std::net::TcpStream::connect(address).is_err(), "the port is closed");
+}
+
+#[test]
+fn an_agent_with_a_key_says_that_its_spool_is_encrypted_and_one_that_others_can_read_is_refused() {
+    let key = |folder: &Path, mode| {
+        let path = folder.join("spool.key");
+        std::fs::write(&path, "7d".repeat(32)).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path
+    };
+    let mut cell = Cell::new();
+    assert!(
+        crate::status::describe(&serde_json::to_value(cell.status()).unwrap()).contains("at rest    not encrypted")
+    );
+    cell.stop();
+    let mut config = cell.config();
+    config.spool.encryption_key_file = Some(key(cell.folder.path(), 0o644));
+    let Err(error) = Agent::start(&config) else { panic!("a key for everyone is none") };
+    let text = crate::text::chain(&error);
+    for said in ["spool.key", "spool.encryption_key_file", "chmod 600"] {
+        assert!(text.contains(said), "{text}");
+    }
+    key(cell.folder.path(), 0o600);
+    let handle = Agent::start(&config).unwrap();
+    let mut robot = cell.program();
+    robot.begin(&begin(BeginActor::Script)).unwrap();
+    step(&mut robot, 1);
+    robot.end(Outcome::Success, EpisodeEnd::Terminated).unwrap();
+    let status = serde_json::to_value(handle.status()).unwrap();
+    assert_eq!((&status["spool"]["encrypted"], &status["spool"]["episodes_waiting"]), (&true.into(), &1.into()));
+    assert!(crate::status::describe(&status).contains("at rest    encrypted"));
+    handle.stop();
+    config.spool.encryption_key_file = None;
+    let Err(error) = Agent::start(&config) else { panic!("what is encrypted needs its key") };
+    let text = crate::text::chain(&error);
+    for said in [".seg", "spool.encryption_key_file", "nothing was changed"] {
+        assert!(text.contains(said), "{text}");
+    }
 }

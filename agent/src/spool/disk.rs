@@ -84,7 +84,8 @@ impl FolderDisk {
         fs::create_dir_all(&self.folder)
     }
 
-    fn path(&self, segment: SegmentNumber) -> PathBuf {
+    /// The file of a segment.
+    pub(crate) fn path(&self, segment: SegmentNumber) -> PathBuf {
         self.folder.join(format!("{segment:016x}.{SUFFIX}"))
     }
 

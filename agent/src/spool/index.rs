@@ -12,15 +12,19 @@ use zunft_protocol::message::{EvictionReason, Tombstone};
 use super::disk::SegmentNumber;
 use super::record::{Ordinal, PAYLOAD_BYTES_MAX, Record};
 
-/// Where bytes are on disk.
+/// Where a record is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Location {
     /// Which segment.
     pub(crate) segment: SegmentNumber,
     /// From its first byte.
     pub(crate) offset: u64,
-    /// How many.
+    /// Size of the whole record.
     pub(crate) bytes: u32,
+    /// Where its own bytes begin, from the record's first byte.
+    pub(crate) body: u16,
+    /// Whether the segment is encrypted.
+    pub(crate) sealed: bool,
 }
 
 /// What the index keeps of a record.
@@ -319,7 +323,7 @@ mod tests {
     use super::*;
 
     fn at(segment: SegmentNumber) -> Location {
-        Location { segment, offset: 0, bytes: 1 }
+        Location { segment, offset: 0, bytes: 1, body: 0, sealed: false }
     }
 
     fn sealed() -> Entry {

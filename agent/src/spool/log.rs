@@ -8,20 +8,24 @@
 //! begins: where a later commit stands, everything before it was durable, and what cannot be read there is
 //! damage. At the end of the log, a record of which whole sectors are missing was cut off; any other is damage.
 //!
+//! Where the spool is encrypted, records are sealed when it is known where they go, in a copy of what is written at
+//! once: what waits stays as it is, for another segment if this one fails.
+//!
 //! What is read back may stand in the system's cache alone. It is written again and synced before anything
 //! leans on it.
 //!
 //! One spare segment is always kept ready. Without one there is no room for steps, but what ends recordings
 //! and frees episodes still fits.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
 use super::disk::{Disk, SECTOR_BYTES, SegmentNumber};
 use super::index::{Entry, Location};
-use super::read_back::{Found, Leftover, Visit, read_back};
+use super::read_back::{Found, Leftover, OpenError, Visit, head_of, read_back};
 use super::record::{self, HEADER_BYTES, Ordinal, PAYLOAD_BYTES_MAX, Record};
-use super::segment::{self, Ends, HEAD_BYTES_MAX};
+use super::seal::{Keyring, Protection, SegmentKey, TAG_BYTES};
+use super::segment::{self, Ends, HEAD_BYTES_MAX, Head, Lock};
 
 /// Smallest segment that holds any allowed record.
 pub(crate) const SEGMENT_BYTES_MIN: u64 = (PAYLOAD_BYTES_MAX + HEADER_BYTES + HEAD_BYTES_MAX) as u64;
@@ -66,13 +70,22 @@ struct Current {
     offset: u64,
     /// Whether nothing in it is durable yet, not even that it is a segment.
     fresh: bool,
+    /// If it is encrypted.
+    key: Option<SegmentKey>,
+}
+
+impl Current {
+    /// What a record takes here beside its own bytes.
+    fn overhead(&self) -> usize {
+        if self.key.is_some() { TAG_BYTES } else { 0 }
+    }
 }
 
 #[derive(Debug)]
 struct Waiting {
     ordinal: Ordinal,
     entry: Entry,
-    /// Size on disk.
+    /// Size of the record as it waits.
     bytes: usize,
     /// Where its own bytes begin.
     body: usize,
@@ -83,10 +96,13 @@ struct Waiting {
 pub(crate) struct Log<D> {
     disk: D,
     room: Room,
+    keyring: Keyring,
     /// Segments that hold records, in order; the last is the one being written, unless `current` is `None`.
     segments: Vec<SegmentNumber>,
     /// Where those end that are not written any more.
     ends: Ends,
+    /// How segments are kept from other readers.
+    protection: BTreeMap<SegmentNumber, Protection>,
     current: Option<Current>,
     spare: Option<SegmentNumber>,
     next_segment: SegmentNumber,
@@ -103,16 +119,23 @@ pub(crate) struct Log<D> {
 
 impl<D: Disk> Log<D> {
     /// Reads the log back, calling `visit` with every whole record in order, and opens it for appending.
-    pub(crate) fn open(disk: D, room: Room, visit: &mut Visit<'_>) -> io::Result<(Self, Found)> {
-        let found = read_back(&disk, visit)?;
+    pub(crate) fn open(
+        disk: D,
+        room: Room,
+        keyring: Keyring,
+        visit: &mut Visit<'_>,
+    ) -> Result<(Self, Found), OpenError> {
+        let found = read_back(&disk, &keyring, visit)?;
         for &segment in &found.damaged {
             tracing::error!(segment, "a segment of the spool is damaged; its readable records are kept");
         }
         let log = Self {
             disk,
             room,
+            keyring,
             segments: found.segments.clone(),
             ends: found.ends.clone(),
+            protection: found.protection.clone(),
             current: None,
             spare: None,
             next_segment: found.next_segment,
@@ -168,6 +191,11 @@ impl<D: Disk> Log<D> {
         (self.segments.len() as u64 + u64::from(self.spare.is_some())) * self.room.segment_bytes
     }
 
+    /// How many segments with records are kept from other readers in this way.
+    pub(crate) fn segments_with(&self, protection: Protection) -> usize {
+        self.segments.iter().filter(|&segment| self.protection.get(segment) == Some(&protection)).count()
+    }
+
     /// Makes sure that a spare segment is ready: while there is one, steps can be taken.
     pub(crate) fn make_room(&mut self) -> Result<(), NoRoom> {
         if self.spare.is_none() {
@@ -191,17 +219,19 @@ impl<D: Disk> Log<D> {
     pub(crate) fn commit(&mut self, done: &mut Vec<Committed>) -> io::Result<()> {
         self.settle()?;
         while !self.waiting.is_empty() {
-            let Some(Current { segment, offset, fresh }) = self.current else {
+            let Some(current) = self.current else {
                 self.roll()?;
                 continue;
             };
-            let (records, bytes) = self.fitting(offset);
+            let Current { segment, offset, fresh, key } = current;
+            let (records, bytes) = self.fitting(&current);
             if records == 0 {
                 self.current = None;
                 continue;
             }
             record::mark_commit(&mut self.batch);
-            let written = self.disk.write(segment, offset, &self.batch[..bytes]);
+            let sealed = key.map(|key| self.sealed(records, &key, offset));
+            let written = self.disk.write(segment, offset, sealed.as_deref().unwrap_or(&self.batch[..bytes]));
             if let Err(error) = written.and_then(|()| self.disk.sync(segment)) {
                 // After a failed sync nobody knows what the segment holds beyond the last commit.
                 self.current = None;
@@ -214,15 +244,14 @@ impl<D: Disk> Log<D> {
             self.batch.drain(..bytes);
             let mut at = offset;
             for waiting in self.waiting.drain(..records) {
-                let location = Location {
-                    segment,
-                    offset: at + waiting.body as u64,
-                    bytes: (waiting.bytes - waiting.body) as u32,
-                };
+                let bytes = (waiting.bytes + current.overhead()) as u32;
+                let location =
+                    Location { segment, offset: at, bytes, body: waiting.body as u16, sealed: key.is_some() };
                 done.push(Committed { ordinal: waiting.ordinal, entry: waiting.entry, location });
-                at += waiting.bytes as u64;
+                at += u64::from(bytes);
             }
-            self.current = Some(Current { segment, offset: at.next_multiple_of(SECTOR_BYTES as u64), fresh: false });
+            let offset = at.next_multiple_of(SECTOR_BYTES as u64);
+            self.current = Some(Current { offset, fresh: false, ..current });
         }
         self.set_aside()
     }
@@ -267,14 +296,26 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// How many of the waiting records fit behind `offset`, and their bytes.
-    fn fitting(&self, offset: u64) -> (usize, usize) {
-        let room = self.room.segment_bytes.saturating_sub(offset) as usize;
+    /// The first of the waiting records as they stand at `offset` of the segment of `key`.
+    fn sealed(&self, records: usize, key: &SegmentKey, offset: u64) -> Vec<u8> {
+        let first = || self.waiting.iter().take(records);
+        let mut sealed = Vec::with_capacity(first().map(|waiting| waiting.bytes + TAG_BYTES).sum());
+        let mut batch = &self.batch[..];
+        for waiting in first() {
+            let (record, rest) = batch.split_at(waiting.bytes);
+            record::seal(record, key, offset + sealed.len() as u64, &mut sealed);
+            batch = rest;
+        }
+        sealed
+    }
+
+    /// How many of the waiting records fit into what is left of a segment, and their bytes as they wait.
+    fn fitting(&self, current: &Current) -> (usize, usize) {
+        let mut room = self.room.segment_bytes.saturating_sub(current.offset) as usize;
         let (mut records, mut bytes) = (0, 0);
         for waiting in &self.waiting {
-            if bytes + waiting.bytes > room {
-                break;
-            }
+            let Some(left) = room.checked_sub(waiting.bytes + current.overhead()) else { break };
+            room = left;
             bytes += waiting.bytes;
             records += 1;
         }
@@ -292,13 +333,16 @@ impl<D: Disk> Log<D> {
         if let Some(&before) = self.segments.last() {
             self.ends.entry(before).or_insert(first_sequence);
         }
-        let head = segment::encode_head(first_sequence, self.next_ordinal, &self.ends);
+        let seal = self.keyring.for_new(segment);
+        let head = segment::encode_head(first_sequence, self.next_ordinal, &self.ends, seal.as_ref());
         if let Err(error) = self.disk.write(segment, 0, &head) {
             self.discard(segment);
             return Err(error);
         }
         self.segments.push(segment);
-        self.current = Some(Current { segment, offset: head.len() as u64, fresh: true });
+        let key = seal.map(|(key, _)| key);
+        self.protection.insert(segment, key.map_or(Protection::Clear, |_| Protection::Current));
+        self.current = Some(Current { segment, offset: head.len() as u64, fresh: true, key });
         Ok(())
     }
 
@@ -341,6 +385,26 @@ impl<D: Disk> Log<D> {
         self.disk.remove_durably(segments)?;
         self.segments.retain(|segment| !segments.contains(segment));
         self.ends.retain(|segment, _| !segments.contains(segment));
+        self.protection.retain(|segment, _| !segments.contains(segment));
         Ok(())
     }
+}
+
+/// The own bytes of a record that is durable; `None` if it does not open: it was damaged or moved since.
+pub(crate) fn read_body<D: Disk>(disk: &D, keyring: &Keyring, location: Location) -> io::Result<Option<Vec<u8>>> {
+    let Location { segment, offset, bytes, body, sealed } = location;
+    if !sealed {
+        let mut own = vec![0; bytes as usize - usize::from(body)];
+        disk.read(segment, offset + u64::from(body), &mut own)?;
+        return Ok(Some(own));
+    }
+    let Head::Header { header, .. } = head_of(disk, segment)? else { return Ok(None) };
+    let Lock::Key(key, _) = header.lock(segment, keyring) else { return Ok(None) };
+    let mut record = vec![0; bytes as usize];
+    disk.read(segment, offset, &mut record)?;
+    let opened = record::open(&mut record, &key, offset);
+    Ok(opened.then(|| {
+        record.drain(..usize::from(body));
+        record
+    }))
 }

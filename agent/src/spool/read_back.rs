@@ -2,12 +2,23 @@
 //!
 //! It changes nothing on disk; what is to be done about what it found is in [`Leftover`].
 
+use std::collections::BTreeMap;
 use std::io;
 
 use super::disk::{Disk, SECTOR_BYTES, SegmentNumber};
 use super::index::Location;
 use super::record::{self, Next, Ordinal, RECORD_BYTES_MIN, Record};
-use super::segment::{Ends, HEADER_BYTES, Head, SegmentHeader, read_head};
+use super::seal::{Keyring, Protection, SegmentKey};
+use super::segment::{Ends, HEADER_BYTES, HEADER_BYTES_MAX, Head, Lock, SegmentHeader, read_head};
+
+/// Why a log cannot be read back.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error(transparent)]
+    Disk(#[from] io::Error),
+    #[error("segment {first}, the first of {segments}, is encrypted with a key that was not given")]
+    KeyMissing { first: SegmentNumber, segments: usize },
+}
 
 /// What reading the log back comes across.
 pub(crate) enum Seen<'r> {
@@ -40,6 +51,8 @@ pub(crate) struct Found {
     pub(crate) segments: Vec<SegmentNumber>,
     /// Where all but the last of them end.
     pub(crate) ends: Ends,
+    /// How each of them is kept from other readers.
+    pub(crate) protection: BTreeMap<SegmentNumber, Protection>,
     /// Whether the last segment ended in a record that was not whole.
     pub(crate) torn: bool,
     /// Segments of which something cannot be read.
@@ -64,21 +77,16 @@ impl Found {
 }
 
 /// Reads every segment in order, calling `visit` with every whole record.
-pub(crate) fn read_back<D: Disk>(disk: &D, visit: &mut Visit<'_>) -> io::Result<Found> {
+///
+/// Where a segment's key is missing, nothing is visited: what is in it decides about what follows.
+pub(crate) fn read_back<D: Disk>(disk: &D, keyring: &Keyring, visit: &mut Visit<'_>) -> Result<Found, OpenError> {
     let mut found = Found::default();
     let all = disk.list()?;
     found.next_segment = all.last().map_or(0, |last| last + 1);
     let mut headed: Vec<(SegmentNumber, SegmentHeader)> = Vec::new();
     let mut lost = Vec::new();
     for segment in all {
-        let mut bytes = [0; HEADER_BYTES];
-        let head = match disk.read(segment, 0, &mut bytes) {
-            Ok(()) => read_head(&bytes),
-            // Cut off while it was made.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Head::Blank,
-            Err(error) => return Err(error),
-        };
-        match head {
+        match head_of(disk, segment)? {
             Head::Header { header, intact } => {
                 if !intact {
                     found.damage(segment);
@@ -87,9 +95,7 @@ pub(crate) fn read_back<D: Disk>(disk: &D, visit: &mut Visit<'_>) -> io::Result<
             }
             Head::Blank => found.leftover.unused.push(segment),
             // Nothing was ever committed to it, so nothing is lost.
-            Head::Damaged if disk.read_all(segment)?[HEADER_BYTES..].iter().all(|&byte| byte == 0) => {
-                found.leftover.unused.push(segment);
-            }
+            Head::Damaged if is_empty(&disk.read_all(segment)?) => found.leftover.unused.push(segment),
             Head::Damaged => {
                 found.damage(segment);
                 found.leftover.unreadable.push(segment);
@@ -97,6 +103,7 @@ pub(crate) fn read_back<D: Disk>(disk: &D, visit: &mut Visit<'_>) -> io::Result<
             }
         }
     }
+    let keys = unlock(&headed, keyring, &mut found.protection)?;
     found.ends = known_ends(disk, &headed)?;
     for (i, &(segment, header)) in headed.iter().enumerate() {
         let next = headed.get(i + 1).map(|(_, next)| next.first_sequence);
@@ -110,7 +117,8 @@ pub(crate) fn read_back<D: Disk>(disk: &D, visit: &mut Visit<'_>) -> io::Result<
             visit(Seen::Gap);
         }
         found.segments.push(segment);
-        Reading { segment, bytes: disk.read_all(segment)?, end, found: &mut found }.read(header, visit);
+        let key = keys.get(&segment).copied();
+        Reading { segment, key, bytes: disk.read_all(segment)?, end, found: &mut found }.read(header, visit);
     }
     if let Some(&lost) = lost.last().filter(|lost| found.segments.last().is_none_or(|last| last < lost)) {
         found.skip_ordinals(disk.read_all(lost)?.len());
@@ -118,6 +126,51 @@ pub(crate) fn read_back<D: Disk>(disk: &D, visit: &mut Visit<'_>) -> io::Result<
     }
     found.ends.retain(|segment, _| found.segments.contains(segment));
     Ok(found)
+}
+
+/// What stands where a segment's header should be.
+pub(crate) fn head_of<D: Disk>(disk: &D, segment: SegmentNumber) -> io::Result<Head> {
+    let mut bytes = [0; HEADER_BYTES_MAX];
+    match disk.read(segment, 0, &mut bytes) {
+        Ok(()) => Ok(read_head(&bytes)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            // Cut off: while it was made, or later.
+            let whole = disk.read_all(segment)?;
+            let (there, missing) = bytes.split_at_mut(whole.len().min(HEADER_BYTES_MAX));
+            there.copy_from_slice(&whole[..there.len()]);
+            missing.fill(0);
+            Ok(read_head(&bytes))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a segment whose header cannot be read has nothing behind it.
+fn is_empty(segment: &[u8]) -> bool {
+    segment.get(HEADER_BYTES_MAX..).is_some() && segment[HEADER_BYTES..].iter().all(|&byte| byte == 0)
+}
+
+/// The keys of those segments that are encrypted.
+fn unlock(
+    headed: &[(SegmentNumber, SegmentHeader)],
+    keyring: &Keyring,
+    protection: &mut BTreeMap<SegmentNumber, Protection>,
+) -> Result<BTreeMap<SegmentNumber, SegmentKey>, OpenError> {
+    let (mut keys, mut locked) = (BTreeMap::new(), Vec::new());
+    for &(segment, header) in headed {
+        match header.lock(segment, keyring) {
+            Lock::None => drop(protection.insert(segment, Protection::Clear)),
+            Lock::Key(key, how) => {
+                keys.insert(segment, key);
+                protection.insert(segment, how);
+            }
+            Lock::KeyMissing => locked.push(segment),
+        }
+    }
+    match locked.first() {
+        Some(&first) => Err(OpenError::KeyMissing { first, segments: locked.len() }),
+        None => Ok(keys),
+    }
 }
 
 /// Where segments end, as the newest one says.
@@ -155,6 +208,8 @@ impl End {
 /// One segment being read.
 struct Reading<'f> {
     segment: SegmentNumber,
+    /// If it is encrypted.
+    key: Option<SegmentKey>,
     bytes: Vec<u8>,
     end: End,
     found: &'f mut Found,
@@ -164,12 +219,13 @@ impl Reading<'_> {
     fn read(mut self, header: SegmentHeader, visit: &mut Visit<'_>) {
         let (mut sequence, mut at) = (header.first_sequence, header.records_at());
         // Where the last whole record ends: what follows is not trusted.
-        let mut trusted = at;
+        let mut trusted = at.min(self.bytes.len());
+        let mut opened = Vec::new();
         while !self.end.is_before(sequence) {
-            match record::decode(self.bytes.get(at..).unwrap_or_default(), sequence) {
+            match decode(&self.bytes, at, sequence, self.key.as_ref(), &mut opened) {
                 Next::Record { record, bytes, body } => {
-                    let location =
-                        Location { segment: self.segment, offset: (at + body) as u64, bytes: (bytes - body) as u32 };
+                    let (segment, offset, sealed) = (self.segment, at as u64, self.key.is_some());
+                    let location = Location { segment, offset, bytes: bytes as u32, body: body as u16, sealed };
                     self.found.next_ordinal = self.found.next_ordinal.max(record.ordinal() + 1);
                     visit(Seen::Record(&record, location));
                     at += bytes;
@@ -200,13 +256,14 @@ impl Reading<'_> {
 
     /// Where the next commit begins that can be read, and with which number.
     fn next_commit(&self, from: usize, sequence: u64) -> Option<(usize, u64)> {
+        let mut opened = Vec::new();
         let mut sectors = (from.next_multiple_of(SECTOR_BYTES)..self.bytes.len()).step_by(SECTOR_BYTES);
         sectors.find_map(|at| {
             let claimed = record::commit_at(&self.bytes[at..])?;
             let most = sequence + ((at - from) / RECORD_BYTES_MIN) as u64;
             let fits = (sequence..=most).contains(&claimed) && !self.end.is_before(claimed);
-            let whole = fits && matches!(record::decode(&self.bytes[at..], claimed), Next::Record { .. });
-            whole.then_some((at, claimed))
+            let next = fits.then(|| decode(&self.bytes, at, claimed, self.key.as_ref(), &mut opened))?;
+            matches!(next, Next::Record { .. }).then_some((at, claimed))
         })
     }
 
@@ -237,5 +294,20 @@ impl Reading<'_> {
         } else {
             self.found.torn = torn;
         }
+    }
+}
+
+/// Reads the record number `sequence` at `at` of a segment.
+fn decode<'r>(
+    segment: &'r [u8],
+    at: usize,
+    sequence: u64,
+    key: Option<&SegmentKey>,
+    opened: &'r mut Vec<u8>,
+) -> Next<'r> {
+    let bytes = segment.get(at..).unwrap_or_default();
+    match key {
+        None => record::decode(bytes, sequence),
+        Some(key) => record::decode_sealed(bytes, sequence, key, at as u64, opened),
     }
 }

@@ -12,16 +12,20 @@
 //! 24  payload   begins with u64 ordinal: which recording the record is about
 //! ```
 //! All integers are little-endian.
+//!
+//! In an encrypted segment the payload is ciphertext, 16 bytes longer by its tag; lengths and checksum are over that.
+//! So where the log ends can be told without the key, and by the same rules.
 
 use zunft_protocol::limits::{CHUNK_BYTES_MAX, MANIFEST_BYTES_MAX, STEP_BYTES_MAX};
 
 use super::disk::SECTOR_BYTES;
 use super::recorder::StreamNumber;
+use super::seal::{SegmentKey, TAG_BYTES};
 
 /// Size of a record before its payload.
 pub(crate) const HEADER_BYTES: usize = 24;
 
-/// Largest payload: the largest manifest with its ordinal.
+/// Largest payload: the largest manifest with its ordinal, and the tag of its ciphertext.
 pub(crate) const PAYLOAD_BYTES_MAX: usize = MANIFEST_BYTES_MAX + 1024;
 
 const _: () = assert!(
@@ -141,7 +145,7 @@ impl Record<'_> {
         let body_at = out.len() - begin;
         out.extend_from_slice(body);
         let payload_bytes = out.len() - begin - HEADER_BYTES;
-        assert!(payload_bytes <= PAYLOAD_BYTES_MAX, "records are bounded by what may be recorded");
+        assert!(payload_bytes + TAG_BYTES <= PAYLOAD_BYTES_MAX, "records are bounded by what may be recorded");
         let length = (payload_bytes as u32).to_le_bytes();
         out[begin..begin + 4].copy_from_slice(&length);
         out[begin + 8..begin + 16].copy_from_slice(&sequence.to_le_bytes());
@@ -162,6 +166,32 @@ pub(crate) fn mark_commit(bytes: &mut [u8]) {
     bytes[18..20].copy_from_slice(&COMMIT_BEGINS.to_le_bytes());
     let crc = crc32fast::hash(&bytes[8..end]).to_le_bytes();
     bytes[4..8].copy_from_slice(&crc);
+}
+
+/// Appends `record`, which is encoded and ends with its payload, as it stands at `offset` of the segment of `key`.
+pub(crate) fn seal(record: &[u8], key: &SegmentKey, offset: u64, out: &mut Vec<u8>) {
+    let begin = out.len();
+    out.extend_from_slice(record);
+    let (header, payload) = out[begin..].split_at_mut(HEADER_BYTES);
+    let length = ((payload.len() + TAG_BYTES) as u32).to_le_bytes();
+    header[..4].copy_from_slice(&length);
+    header[20..24].copy_from_slice(&length);
+    let sequence = u64::from_le_bytes(array(&header[8..16]));
+    let tag = key.seal(offset, sequence, &header[8..], payload);
+    out.extend_from_slice(&tag);
+    let crc = crc32fast::hash(&out[begin + 8..]).to_le_bytes();
+    out[begin + 4..begin + 8].copy_from_slice(&crc);
+}
+
+/// Decrypts the payload of a whole record in place, and cuts its tag off; `false` if it was not sealed at `offset` of
+/// the segment of `key`.
+pub(crate) fn open(record: &mut Vec<u8>, key: &SegmentKey, offset: u64) -> bool {
+    let Some((header, sealed)) = record.split_at_mut_checked(HEADER_BYTES) else { return false };
+    let Some((payload, tag)) = sealed.split_last_chunk_mut::<TAG_BYTES>() else { return false };
+    let (sequence, opened_bytes) = (u64::from_le_bytes(array(&header[8..16])), HEADER_BYTES + payload.len());
+    let opened = key.open(offset, sequence, &header[8..], payload, *tag);
+    record.truncate(opened_bytes);
+    opened
 }
 
 /// The number of the record at the beginning of `bytes`, if one that begins a commit may stand there.
@@ -200,29 +230,68 @@ pub(crate) fn is_damaged(segment: &[u8], at: usize, sequence: u64, begins_commit
 
 /// Reads the record at the beginning of `bytes`, which must be number `sequence`.
 pub(crate) fn decode(bytes: &[u8], sequence: u64) -> Next<'_> {
-    let Some((header, rest)) = bytes.split_at_checked(HEADER_BYTES) else {
-        return if bytes.iter().all(|&byte| byte == 0) { Next::End } else { Next::Torn };
+    match frame(bytes, sequence) {
+        Framed::Whole { kind, bytes } => next_of(kind, &bytes[HEADER_BYTES..], bytes.len()),
+        Framed::End => Next::End,
+        Framed::Torn => Next::Torn,
+    }
+}
+
+/// The same at `offset` of the segment of `key`; the record is decrypted into `opened`.
+///
+/// One that is whole but does not open was damaged or moved: it is as good as torn.
+pub(crate) fn decode_sealed<'o>(
+    bytes: &[u8],
+    sequence: u64,
+    key: &SegmentKey,
+    offset: u64,
+    opened: &'o mut Vec<u8>,
+) -> Next<'o> {
+    match frame(bytes, sequence) {
+        Framed::Whole { kind, bytes } => {
+            opened.clear();
+            opened.extend_from_slice(bytes);
+            if open(opened, key, offset) { next_of(kind, &opened[HEADER_BYTES..], bytes.len()) } else { Next::Torn }
+        }
+        Framed::End => Next::End,
+        Framed::Torn => Next::Torn,
+    }
+}
+
+/// What stands at a place in a segment, as far as it can be told without knowing what it says.
+enum Framed<'a> {
+    /// All bytes of a record.
+    Whole {
+        kind: u16,
+        bytes: &'a [u8],
+    },
+    End,
+    Torn,
+}
+
+fn frame(bytes: &[u8], sequence: u64) -> Framed<'_> {
+    let Some((header, _)) = bytes.split_at_checked(HEADER_BYTES) else {
+        return if bytes.iter().all(|&byte| byte == 0) { Framed::End } else { Framed::Torn };
     };
     if header.iter().all(|&byte| byte == 0) {
-        return Next::End;
+        return Framed::End;
     }
     let length = u32_at(header, 0) as usize;
     let found_sequence = u64::from_le_bytes(array(&header[8..16]));
     if u32_at(header, 20) as usize != length || length > PAYLOAD_BYTES_MAX || found_sequence != sequence {
-        return Next::Torn;
+        return Framed::Torn;
     }
-    let Some(payload) = rest.get(..length) else { return Next::Torn };
-    if crc32fast::hash(&bytes[8..HEADER_BYTES + length]) != u32_at(header, 4) {
-        return Next::Torn;
+    let Some(bytes) = bytes.get(..HEADER_BYTES + length) else { return Framed::Torn };
+    let [kind, flags] = [&header[16..18], &header[18..20]].map(|bytes| u16::from_le_bytes(array(bytes)));
+    if crc32fast::hash(&bytes[8..]) != u32_at(header, 4) || flags > COMMIT_BEGINS {
+        return Framed::Torn;
     }
-    let kind = u16::from_le_bytes(array(&header[16..18]));
-    if u16::from_le_bytes(array(&header[18..20])) > COMMIT_BEGINS {
-        return Next::Torn;
-    }
+    Framed::Whole { kind, bytes }
+}
+
+fn next_of(kind: u16, payload: &[u8], bytes: usize) -> Next<'_> {
     match read_payload(kind, payload) {
-        Some((record, body)) => {
-            Next::Record { record, bytes: HEADER_BYTES + length, body: HEADER_BYTES + length - body }
-        }
+        Some((record, body)) => Next::Record { record, bytes, body: HEADER_BYTES + payload.len() - body },
         None => Next::Torn,
     }
 }
@@ -274,6 +343,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::spool::seal::MasterKey;
 
     #[test]
     fn a_step_is_frozen() {
@@ -331,6 +401,52 @@ mod tests {
             empty[SECTOR_BYTES + bit / 8] ^= 1 << (bit % 8);
             assert!(!is_damaged(&empty, SECTOR_BYTES, 9, true), "nothing was written there; bit {bit}");
             empty[SECTOR_BYTES + bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn a_sealed_step_is_frozen() {
+        let mut plain = Vec::new();
+        Record::Step { ordinal: 3, intervention: true, row: &[9, 8] }.encode(5, &mut plain);
+        let mut bytes = Vec::new();
+        seal(&plain, &key(), 512, &mut bytes);
+        assert_eq!(bytes[..4], [30, 0, 0, 0]);
+        assert_eq!(bytes[4..8], crc32fast::hash(&bytes[8..]).to_le_bytes());
+        assert_eq!(
+            bytes[8..24],
+            [
+                5, 0, 0, 0, 0, 0, 0, 0, // sequence
+                2, 0, 0, 0, // type, flags
+                30, 0, 0, 0, // length again
+            ]
+        );
+        assert_eq!(bytes[24..], SEALED_STEP);
+    }
+
+    /// Ciphertext and tag with the key of segment 6 that ones and a salt of nines make; computed with another
+    /// implementation of both algorithms.
+    const SEALED_STEP: [u8; 30] = [
+        0x68, 0x1f, 0x5e, 0x78, 0x4c, 0x85, 0x11, 0x44, 0x4e, 0x58, 0x02, 0xb9, 0x29, 0xb8, 0xd7, 0x35, 0x71, 0x44,
+        0x0a, 0xb2, 0x32, 0x4a, 0x06, 0x71, 0x28, 0x97, 0xb1, 0xd4, 0x1c, 0xa4,
+    ];
+
+    fn key() -> SegmentKey {
+        MasterKey::from_bytes([1; 32]).segment_key(6, &[9; 32])
+    }
+
+    #[test]
+    fn a_sealed_record_whose_checksum_was_set_right_is_torn_all_the_same() {
+        let (mut plain, mut bytes, mut opened) = (Vec::new(), Vec::new(), Vec::new());
+        Record::Step { ordinal: 3, intervention: false, row: &[9; 20] }.encode(5, &mut plain);
+        seal(&plain, &key(), 512, &mut bytes);
+        assert!(matches!(decode_sealed(&bytes, 5, &key(), 512, &mut opened), Next::Record { .. }));
+        assert_eq!(decode_sealed(&bytes, 5, &key(), 1024, &mut opened), Next::Torn);
+        for at in 16..bytes.len() {
+            let mut forged = bytes.clone();
+            forged[at] ^= 1;
+            let crc = crc32fast::hash(&forged[8..]).to_le_bytes();
+            forged[4..8].copy_from_slice(&crc);
+            assert_eq!(decode_sealed(&forged, 5, &key(), 512, &mut opened), Next::Torn, "byte {at}");
         }
     }
 
@@ -395,8 +511,30 @@ mod tests {
         }
 
         #[test]
+        fn every_sealed_record_comes_back_and_any_flipped_bit_is_seen(
+            (kind, ordinal, steps, intervention, body) in records(), sequence: u64, offset: u64, flip: usize,
+        ) {
+            let record = build(kind, ordinal, steps, intervention, &body);
+            let (mut plain, mut bytes, mut opened) = (Vec::new(), Vec::new(), Vec::new());
+            let at = record.encode(sequence, &mut plain);
+            seal(&plain, &key(), offset, &mut bytes);
+            let size = bytes.len();
+            prop_assert_eq!(size, plain.len() + TAG_BYTES);
+            let next = decode_sealed(&bytes, sequence, &key(), offset, &mut opened);
+            prop_assert_eq!(next, Next::Record { record, bytes: size, body: at });
+            let mut whole = bytes.clone();
+            prop_assert!(open(&mut whole, &key(), offset));
+            prop_assert_eq!(&whole[HEADER_BYTES..], &plain[HEADER_BYTES..]);
+            let bit = flip % (size * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert_eq!(decode_sealed(&bytes, sequence, &key(), offset, &mut opened), Next::Torn);
+        }
+
+        #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), sequence: u64) {
             let _next = decode(&bytes, sequence);
+            let _next = decode_sealed(&bytes, sequence, &key(), 0, &mut Vec::new());
+            let _opened = open(&mut bytes.clone(), &key(), 0);
         }
     }
 }

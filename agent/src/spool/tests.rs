@@ -1,6 +1,7 @@
 //! The spool on a disk that loses power: what was synced survives, and nothing passes for what it is not.
 
 mod degradation;
+mod encryption;
 mod eviction;
 mod model;
 mod sim_disk;
@@ -25,6 +26,7 @@ const POLICY: CommitPolicy =
 /// A spool without its thread.
 struct Bench {
     disk: SimDisk,
+    keyring: Keyring,
     shared: Arc<Shared>,
     worker: Worker<SimDisk>,
     now: Instant,
@@ -63,6 +65,11 @@ fn identity() -> Identity {
     Identity { tenant: "acme".parse().unwrap(), site: "hall".parse().unwrap(), robot: "r1".parse().unwrap() }
 }
 
+/// No encryption.
+fn clear() -> Keyring {
+    Keyring::new(None, Vec::new(), || unreachable!("nothing is encrypted"))
+}
+
 impl Bench {
     fn on(disk: SimDisk, segments_max: u64) -> Self {
         Self::sized(disk, SEGMENT_BYTES, segments_max)
@@ -78,13 +85,25 @@ impl Bench {
         segments_max: u64,
         policy: CommitPolicy,
         eviction: EvictionPolicy,
-    ) -> io::Result<Self> {
-        let shared = Arc::new(Shared::new(0));
+    ) -> Result<Self, OpenError> {
+        Self::keyed(disk, segment_bytes, segments_max, policy, eviction, clear())
+    }
+
+    fn keyed(
+        disk: SimDisk,
+        segment_bytes: u64,
+        segments_max: u64,
+        policy: CommitPolicy,
+        eviction: EvictionPolicy,
+        keyring: Keyring,
+    ) -> Result<Self, OpenError> {
+        let shared = Arc::new(Shared::new(0, keyring.encrypts()));
         let room = Room { segment_bytes, spool_bytes_max: segments_max * segment_bytes, free_bytes_min: 0 };
-        let mut worker = Worker::open(disk.clone(), room, policy, eviction, identity(), Arc::clone(&shared))?;
+        let for_worker = Arc::clone(&shared);
+        let mut worker = Worker::open(disk.clone(), room, keyring.clone(), policy, eviction, identity(), for_worker)?;
         let now = now();
         worker.commit(now);
-        Ok(Self { disk, shared, worker, now })
+        Ok(Self { disk, keyring, shared, worker, now })
     }
 
     fn begin(&mut self, number: u8) -> Arc<Tracker> {
@@ -129,9 +148,7 @@ impl Bench {
     }
 
     fn read(&self, location: Location) -> Vec<u8> {
-        let mut bytes = vec![0; location.bytes as usize];
-        self.disk.read(location.segment, location.offset, &mut bytes).unwrap();
-        bytes
+        log::read_body(&self.disk, &self.keyring, location).unwrap().expect("a record opens")
     }
 
     /// Reads an episode's steps and checks that they are the first ones of their recording.

@@ -4,7 +4,6 @@
 //! the time. Nothing is acknowledged here before the log says that it is durable.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, PoisonError};
@@ -20,9 +19,10 @@ use super::disk::Disk;
 use super::eviction::{self, EvictionPolicy, Plan};
 use super::index::{Entry, Index};
 use super::log::{Committed, Log, NoRoom, Room};
-use super::read_back::Seen;
+use super::read_back::{OpenError, Seen};
 use super::record::{Freeing, Ordinal, Record};
 use super::recorder::{CutChunk, Opening, Recorder, STEPS, StreamNumber};
+use super::seal::{Keyring, Protection};
 use super::{Refusal, Shared, Tracker};
 use crate::identity::Identity;
 
@@ -96,14 +96,15 @@ impl<D: Disk> Worker<D> {
     pub(crate) fn open(
         disk: D,
         room: Room,
+        keyring: Keyring,
         policy: CommitPolicy,
         eviction: EvictionPolicy,
         identity: Identity,
         shared: Arc<Shared>,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, OpenError> {
         let mut index = Index::new(tombstones_max(room));
         let mut open = BTreeMap::new();
-        let (log, found) = Log::open(disk, room, &mut |seen| replay(seen, policy, &mut index, &mut open))?;
+        let (log, found) = Log::open(disk, room, keyring, &mut |seen| replay(seen, policy, &mut index, &mut open))?;
         let damaged = index.mark_unaccounted(|ordinal| open.contains_key(&ordinal));
         index.unsettled = log.unsettled();
         index.segments_damaged = found.damaged.len() as u64;
@@ -271,6 +272,8 @@ impl<D: Disk> Worker<D> {
         let open_bytes: usize = self.open.values().map(|open| open.recorder.memory_bytes()).sum();
         self.shared.recordings_open_bytes.store(open_bytes as u64, Ordering::Relaxed);
         self.shared.count(self.log.used_bytes(), self.open.len() as u64, self.log.recordings());
+        let [clear, old] = [Protection::Clear, Protection::Old].map(|how| self.log.segments_with(how) as u64);
+        self.shared.count_segments(clear, old);
     }
 
     fn acknowledge(&mut self, done: Vec<Committed>) {

@@ -80,20 +80,20 @@ fn a_disk_that_is_read_only_at_the_start_still_shows_what_is_safe_and_takes_step
 #[test]
 fn a_disk_that_cannot_be_read_at_the_start_is_tried_again() {
     let disk = recorded();
-    let shared = Arc::new(Shared::new(0));
+    let shared = Arc::new(Shared::new(0, false));
     let room = Room { segment_bytes: SEGMENT_BYTES, spool_bytes_max: 100 * SEGMENT_BYTES, free_bytes_min: 0 };
     let open = || {
         let policy = EvictionPolicy::default();
-        Worker::open(disk.clone(), room, POLICY, policy, identity(), Arc::clone(&shared))
+        Worker::open(disk.clone(), room, clear(), POLICY, policy, identity(), Arc::clone(&shared))
     };
     let logged = errors(|| {
         disk.set_fault(Fault::Unreadable);
         for _ in 0..3 {
-            assert!(open_or_refuse(&open, &shared, now()).is_none());
+            assert!(worker_or_refusal(open(), &shared, now()).is_none());
             assert!(matches!(shared.accepting(), Err(Refusal::Disk(_))));
         }
         disk.set_fault(Fault::None);
-        assert!(open_or_refuse(&open, &shared, now()).is_some());
+        assert!(worker_or_refusal(open(), &shared, now()).is_some());
     });
     assert_eq!(shared.accepting(), Ok(()));
     assert_eq!((shared.index().sealed().len(), logged), (2, 1));

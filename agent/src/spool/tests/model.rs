@@ -11,6 +11,7 @@ use zunft_protocol::message::Tombstone;
 
 use super::sim_disk::{Dice, Fault, Flipped, SimDisk, Trap};
 use super::*;
+use crate::spool::seal::MasterKey;
 
 const SCHEDULES: u64 = 10_000;
 const THREADS: u64 = 2;
@@ -51,9 +52,19 @@ enum Action {
     Tell,
 }
 
+/// Whether the spool is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encryption {
+    Never,
+    Always,
+    /// Each start is in the clear, with one key or with another; what is there must stay readable.
+    Changing,
+}
+
 struct Schedule {
     segments_max: u64,
     evicts: bool,
+    encryption: Encryption,
     actions: Vec<Action>,
 }
 
@@ -82,7 +93,12 @@ fn schedule(seed: u64) -> Schedule {
         });
     }
     actions.extend([Action::Fault(Fault::None), Action::PowerCut, Action::Kill]);
-    Schedule { segments_max, evicts, actions }
+    let encryption = match dice.below(5) {
+        0..2 => Encryption::Never,
+        2..4 => Encryption::Always,
+        _ => Encryption::Changing,
+    };
+    Schedule { segments_max, evicts, encryption, actions }
 }
 
 /// What is known of a recording from outside the spool.
@@ -120,6 +136,9 @@ struct World {
     disk: SimDisk,
     segments_max: u64,
     evicts: bool,
+    encryption: Encryption,
+    /// For keys and salts.
+    dice: Arc<Mutex<Dice>>,
     /// More was given up than tombstones are kept: then the oldest are forgotten.
     forgetting: bool,
     bench: Option<Bench>,
@@ -135,11 +154,13 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64, &Schedule { segments_max, evicts, .. }: &Schedule) -> Self {
+    fn new(seed: u64, &Schedule { segments_max, evicts, encryption, .. }: &Schedule) -> Self {
         let mut world = Self {
             disk: SimDisk::new(seed ^ 0x5eed),
             segments_max,
             evicts,
+            encryption,
+            dice: Arc::new(Mutex::new(Dice(seed ^ 0x5a17))),
             forgetting: false,
             bench: None,
             known: BTreeMap::new(),
@@ -240,10 +261,24 @@ impl World {
         self.start();
     }
 
+    /// The keys of the next start: they open everything.
+    fn keyring(&self) -> Keyring {
+        let mut keys: Vec<MasterKey> = [1, 2].map(|byte| MasterKey::from_bytes([byte; 32])).into();
+        let current = match (self.encryption, self.dice.lock().unwrap().below(3)) {
+            (Encryption::Never, _) => return clear(),
+            (Encryption::Always, _) | (Encryption::Changing, 0) => Some(keys.remove(0)),
+            (Encryption::Changing, 1) => Some(keys.remove(1)),
+            (Encryption::Changing, _) => None,
+        };
+        let dice = Arc::clone(&self.dice);
+        Keyring::new(current, keys, move || dice.lock().unwrap().bytes())
+    }
+
     fn start(&mut self) {
         let policy = CommitPolicy { chunk_bytes: CHUNK_BYTES, ..POLICY };
         let eviction = EvictionPolicy { evicts: self.evicts, pinned_tasks: [KEPT_TASK.parse().unwrap()].into() };
-        let opened = Bench::opened(self.disk.clone(), SEGMENT_BYTES, self.segments_max, policy, eviction);
+        let (disk, keyring) = (self.disk.clone(), self.keyring());
+        let opened = Bench::keyed(disk, SEGMENT_BYTES, self.segments_max, policy, eviction, keyring);
         self.bench = Some(opened.expect("the spool always opens again"));
         for known in self.known.values_mut() {
             (known.over, known.cut_off, known.reply) = (true, true, None);
@@ -356,7 +391,7 @@ fn verify(bench: &Bench, episode: &StoredEpisode, known: &Known, excused: bool) 
 
 fn run_one(seed: u64) {
     let schedule = schedule(seed);
-    let Schedule { segments_max, evicts, actions } = &schedule;
+    let Schedule { segments_max, evicts, encryption, actions } = &schedule;
     let mut done = 0;
     let mut world = World::new(seed, &schedule);
     let result = catch_unwind(AssertUnwindSafe(|| {
@@ -368,7 +403,7 @@ fn run_one(seed: u64) {
     if let Err(panic) = result {
         let list: Vec<String> = actions[..=done].iter().map(|action| format!("    {action:?}\n")).collect();
         eprintln!(
-            "schedule {seed} fails with {segments_max} segments at most, evicting: {evicts}, at the last of\n{}  {}\n  replay it alone: ZUNFT_TEST_SEED={seed} ZUNFT_TEST_SCHEDULES=1",
+            "schedule {seed} fails with {segments_max} segments at most, evicting: {evicts}, encrypted: {encryption:?}, at the last of\n{}  {}\n  replay it alone: ZUNFT_TEST_SEED={seed} ZUNFT_TEST_SCHEDULES=1",
             list.concat(),
             world.notes.join("\n  ")
         );

@@ -28,6 +28,11 @@ impl Dice {
         self.next() % bound
     }
 
+    /// Bytes that are as good as random.
+    pub(super) fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        std::array::from_fn(|_| self.next() as u8)
+    }
+
     /// Yes in one of `n` cases.
     pub(super) fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0

@@ -70,11 +70,7 @@ impl Bench {
 
     /// The only episode, with what its chunks hold of every stream, by name.
     fn streams(&self) -> Option<(Manifest, BTreeMap<StreamNumber, Rows>)> {
-        let read = |location: Location| {
-            let mut bytes = vec![0; location.bytes as usize];
-            self.disk.read(location.segment, location.offset, &mut bytes).unwrap();
-            bytes
-        };
+        let read = |location: Location| self.read(location);
         let index = self.shared.index.lock().unwrap();
         let episode = index.sealed().values().next()?;
         let manifest = Manifest::decode(&read(episode.manifest)).unwrap();
