@@ -17,6 +17,7 @@ use zunft_protocol::session::hub::{HubSession, Identity, UploadId};
 
 use super::lookups::LookUps;
 use super::reports::{NotRecorded, Reports};
+use super::tls::STREAMS_MAX;
 use super::wire::{self, Progress, WireError};
 use super::{Grouped, code, downloads, uploads};
 use crate::assignments::{self, Signing};
@@ -218,6 +219,9 @@ impl Conversation {
                 Event::Said(said) => self.said(said, &mut reports).await,
                 Event::Assigned => self.send_assignment().await,
                 Event::Stream(send, recv) => {
+                    if self.uploads == 0 {
+                        self.robot.connection.set_max_concurrent_bi_streams(STREAMS_MAX.into());
+                    }
                     self.uploads += 1;
                     let serving = serve_stream(self.robot.clone(), UploadId(self.uploads), send, recv);
                     own_tasks.spawn(tasks.track_future(serving).in_current_span());

@@ -13,8 +13,12 @@ use zunft_protocol::limits::UPLOADS_IN_FLIGHT_MAX;
 
 use crate::pki::{Pki, PkiError};
 
+/// Streams that a robot may open before its first upload or download: QUIC takes memory for each one allowed, and most
+/// robots are idle.
+const STREAMS_IDLE: u32 = 8;
+
 /// Streams that a robot may have open: control, the uploads in flight, and a few successors and downloads.
-const STREAMS_MAX: u32 = UPLOADS_IN_FLIGHT_MAX as u32 + 16;
+pub(super) const STREAMS_MAX: u32 = UPLOADS_IN_FLIGHT_MAX as u32 + 16;
 
 /// What one stream may send ahead: a chunk in flight and one being hashed hide the round trip on any link to 100 ms.
 const STREAM_RECEIVE_BYTES_MAX: u32 = 1024 * 1024;
@@ -113,7 +117,7 @@ pub fn transport() -> TransportConfig {
     let mut transport = TransportConfig::default();
     let idle = IdleTimeout::try_from(IDLE_MAX).expect("30 s is a valid idle timeout");
     transport
-        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
+        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_IDLE))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(STREAM_RECEIVE_BYTES_MAX))
         .receive_window(VarInt::from_u32(CONNECTION_RECEIVE_BYTES_MAX))
