@@ -197,6 +197,8 @@ pub(crate) struct Uploads {
     episodes: BTreeMap<EpisodeId, StoredEpisode>,
     /// Recordings that the session has heard of and the spool still holds, or that are never offered.
     told: BTreeSet<u64>,
+    /// The spool's revision at the last look.
+    seen: Option<u64>,
     /// Tasks of which nothing leaves the site.
     keep_on_site: BTreeSet<TaskName>,
 }
@@ -204,6 +206,10 @@ pub(crate) struct Uploads {
 impl Uploads {
     /// Episodes in the spool that the session has not heard of.
     fn look(&mut self, spool: &Spool, state: &SharedStatus) -> Vec<AgentEvent> {
+        let revision = spool.revision();
+        if self.seen.replace(revision) == Some(revision) {
+            return Vec::new();
+        }
         let oldest = spool.status().oldest_ordinal_waiting.unwrap_or(u64::MAX);
         self.told = self.told.split_off(&oldest);
         let mut events = Vec::new();
@@ -324,7 +330,8 @@ impl Uplink {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let session = AgentSession::new(self.tenant.clone(), self.services.releases.assigners());
         let keep_on_site = self.target.upload.keep_on_site_tasks.iter().cloned().collect();
-        let mut uploads = Uploads { session, episodes: BTreeMap::new(), told: BTreeSet::new(), keep_on_site };
+        let mut uploads =
+            Uploads { session, episodes: BTreeMap::new(), told: BTreeSet::new(), seen: None, keep_on_site };
         let orders = uploads.session.handle(AgentEvent::Policy(self.target.upload.policy()), now());
         debug_assert!(orders.is_empty(), "without a hub there is nothing to do");
         {

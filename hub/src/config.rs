@@ -73,7 +73,8 @@ pub struct StoreConfig {
     ///
     /// Larger packs mean fewer files and more memory while committing.
     pub pack_bytes_max: usize,
-    /// Shortest time from one commit to the next, in milliseconds; what comes meanwhile shares a pack. Default: 10.
+    /// Shortest time from one commit to the next, in milliseconds; small episodes that come meanwhile share a
+    /// pack; from 4 MiB on nobody waits. Default: 25.
     ///
     /// Longer times mean fewer, larger packs, and robots that free their copies later.
     pub commit_interval_millis: u64,
@@ -201,7 +202,7 @@ impl Default for StoreConfig {
             url: String::new(),
             path: PathBuf::new(),
             pack_bytes_max: 64 * 1024 * 1024,
-            commit_interval_millis: 10,
+            commit_interval_millis: 25,
             accept_unconditional_put: false,
             s3: S3Config::default(),
         }

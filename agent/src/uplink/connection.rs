@@ -17,8 +17,7 @@ use zunft_protocol::session::agent::{AgentEvent, AgentOrder};
 
 use super::download::{self, Request};
 use super::silence::Silence;
-use super::turns::Turns;
-use super::upload::{Upload, UploadError};
+use super::upload::{Upload, UploadError, UploadTurns};
 use super::wire::{self, STANDSTILL_MAX, WireError, read_message};
 use super::{Services, Uploads, Way, now};
 
@@ -27,6 +26,9 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How often the time of day and the robot's activity are looked at; neither is announced.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The first look at a new connection; the time to the next doubles. A fast link is not left idle until it is known.
+const LOOK_INTERVAL_FIRST: Duration = Duration::from_millis(50);
 
 /// Time over which the rate of the status is taken.
 const RATE_WINDOW: Duration = Duration::from_secs(10);
@@ -81,7 +83,7 @@ pub(super) struct Connection<'u> {
     replies: mpsc::Receiver<(EpisodeId, UploadReply)>,
     reply_sender: mpsc::Sender<(EpisodeId, UploadReply)>,
     wanted: BTreeMap<EpisodeId, mpsc::Sender<Want>>,
-    turns: Turns,
+    turns: UploadTurns,
     tasks: JoinSet<Ended>,
     spool_changes: watch::Receiver<u64>,
     release_changes: watch::Receiver<u64>,
@@ -91,6 +93,7 @@ pub(super) struct Connection<'u> {
     way: Way<'u>,
     ping_at: Instant,
     look_at: Instant,
+    look_interval: Duration,
     /// Pings so far: their numbers.
     pings: u64,
     /// Those that were not answered yet, and when they were sent.
@@ -137,7 +140,7 @@ impl<'u> Connection<'u> {
             replies,
             reply_sender,
             wanted: BTreeMap::new(),
-            turns: Turns::default(),
+            turns: UploadTurns::new(),
             tasks,
             spool_changes,
             release_changes,
@@ -146,6 +149,7 @@ impl<'u> Connection<'u> {
             way,
             ping_at: now(),
             look_at: now(),
+            look_interval: LOOK_INTERVAL_FIRST,
             pings: 0,
             pinged: BTreeMap::new(),
             silence: Silence::default(),
@@ -317,7 +321,8 @@ impl<'u> Connection<'u> {
 
     /// Whether the robot acts, whether the hub is heard, and what time it is: all may have changed unannounced.
     fn look_around(&mut self, now: Instant) {
-        self.look_at = now + LOOK_INTERVAL;
+        self.look_at = now + self.look_interval;
+        self.look_interval = (self.look_interval * 2).min(LOOK_INTERVAL);
         self.way.set_cap(self.services.activity.is_acting(now), now);
         let stats = self.connection.stats();
         let path = stats.path;

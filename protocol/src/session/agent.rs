@@ -23,8 +23,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// What a link of unknown speed is given to do.
 const WINDOW_BYTES_MIN: u64 = 1024 * 1024;
 
-/// Most bytes under way: with a hub's commits of some tens of milliseconds they keep a link of 10 Gbit/s busy.
-const WINDOW_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// Most bytes under way: with a hub's commits of some tens of milliseconds they keep a link of 10 Gbit/s busy, and they
+/// are less than a hub holds for one robot.
+const WINDOW_BYTES_MAX: u64 = 48 * 1024 * 1024;
 
 /// What is under way goes out within so many seconds, or waits in the spool instead: what was offered and is not
 /// sent takes memory of the hub, and cannot be overtaken.

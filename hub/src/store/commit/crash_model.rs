@@ -192,7 +192,7 @@ impl<'a, C: Catalog + Clone + 'static> World<'a, C> {
         };
         self.catalog.arm(fault);
         let store = Store::of_unsettled(self.objects.clone(), self.objects.clone());
-        let (_committer, mut task) = Committer::new(store, self.catalog.clone(), Duration::ZERO, 64 << 20);
+        let (_committer, task) = Committer::new(store, self.catalog.clone(), Duration::ZERO, 64 << 20);
         let (mut waiting, mut answers) = (Vec::new(), Vec::new());
         for (index, submission) in submissions {
             let (answer, answered) = oneshot::channel();
@@ -203,7 +203,7 @@ impl<'a, C: Catalog + Clone + 'static> World<'a, C> {
         }
         let tenant = tenant();
         let cut = tokio::select! {
-            () = task.commit(&tenant, waiting) => false,
+            () = task.places.commit(tenant, waiting) => false,
             () = self.power.gone.notified() => true,
         };
         // An answer counts that was on its way when the power went.

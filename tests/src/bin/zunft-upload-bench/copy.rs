@@ -1,13 +1,15 @@
-//! The limit: as many bytes over QUIC between two processes, from memory to memory.
+//! A plain copy over QUIC between two processes: the same bytes, from the robot's spool into a file that is not synced.
+//! And its limit: as many bytes from memory into nothing.
 
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{BufWriter, Read as _, Write as _};
 use std::net::{SocketAddr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, ensure};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use quinn::Endpoint;
 use zunft_hub::pki::Pki;
 use zunft_tests::peer::{self, Credentials};
@@ -18,27 +20,59 @@ use super::{Measured, now};
 /// Bytes handed to QUIC at once.
 const PIECE_BYTES: usize = 256 * 1024;
 
+/// Where the copy goes.
+const COPY: &str = "copy";
+
 /// What the receiver says when it has everything.
 const DONE: u8 = 1;
 
+/// What the bytes come from and go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Between {
+    /// The robot's spool and a file.
+    Files,
+    /// One piece of memory, again and again, and nothing.
+    Memory,
+}
+
+impl Between {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Files => "files",
+            Self::Memory => "memory",
+        }
+    }
+
+    pub(crate) fn parse(name: &str) -> anyhow::Result<Self> {
+        let found = [Self::Files, Self::Memory].into_iter().find(|between| between.name() == name);
+        found.with_context(|| format!("{name:?} is neither files nor memory"))
+    }
+}
+
 /// Copies so many bytes and measures both ends.
-pub(crate) fn measure(folder: &Path, bytes: u64) -> anyhow::Result<Measured> {
+pub(crate) fn measure(folder: &Path, between: Between, bytes: u64) -> anyhow::Result<Measured> {
     let address = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.to_string();
     let myself = |role: &str| {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg(role).arg(folder).arg(&address);
+        command.arg(role).arg(folder).arg(&address).arg(between.name());
         anyhow::Ok(command)
     };
     let receiver = Node::spawn(myself("receive")?)?;
     let output = myself("send")?.arg(bytes.to_string()).output()?;
     ensure!(output.status.success(), "the sender failed: {}", String::from_utf8_lossy(&output.stderr));
     let receiver_cpu = receiver.cpu()?;
+    drop(receiver);
+    if between == Between::Files {
+        let copied = folder.join(COPY);
+        ensure!(copied.metadata()?.len() == bytes, "the copy is not whole");
+        std::fs::remove_file(copied)?;
+    }
     let (secs, cpu): (f64, f64) = serde_json::from_slice(&output.stdout).context("the sender's figures")?;
     Ok(Measured::new(bytes, Duration::from_secs_f64(secs), Duration::from_secs_f64(cpu), receiver_cpu))
 }
 
 /// Takes what comes, and answers at its end.
-pub(crate) fn receive(folder: &Path, address: SocketAddr) -> anyhow::Result<()> {
+pub(crate) fn receive(folder: &Path, address: SocketAddr, between: Between) -> anyhow::Result<()> {
     let since_1970 = SystemTime::UNIX_EPOCH.elapsed()?.as_secs();
     let pki = Pki::open(&folder.join("hub/pki"), since_1970)?;
     let config = zunft_hub::ingest::server_config(&pki, since_1970)?;
@@ -46,7 +80,17 @@ pub(crate) fn receive(folder: &Path, address: SocketAddr) -> anyhow::Result<()> 
         let endpoint = Endpoint::server(config, address)?;
         let connection = endpoint.accept().await.context("no sender")?.await?;
         let (mut send, mut recv) = connection.accept_bi().await?;
-        while recv.read_chunk(PIECE_BYTES, true).await?.is_some() {}
+        match between {
+            Between::Memory => while recv.read_chunk(PIECE_BYTES, true).await?.is_some() {},
+            Between::Files => {
+                // As quick as a copy gets: large writes into the page cache, from the thread that has the bytes.
+                let mut file = BufWriter::with_capacity(PIECE_BYTES, File::create(folder.join(COPY))?);
+                while let Some(chunk) = recv.read_chunk(PIECE_BYTES, true).await? {
+                    file.write_all(&chunk.bytes)?;
+                }
+                file.flush()?;
+            }
+        }
         send.write_all(&[DONE]).await?;
         send.finish()?;
         connection.closed().await;
@@ -55,20 +99,56 @@ pub(crate) fn receive(folder: &Path, address: SocketAddr) -> anyhow::Result<()> 
     })
 }
 
+/// Reads pieces of the spool's segments, one after the other, without an end before the last.
+struct Segments {
+    folder: PathBuf,
+    names: std::vec::IntoIter<std::ffi::OsString>,
+    file: Option<File>,
+}
+
+impl Segments {
+    fn open(folder: PathBuf) -> anyhow::Result<Self> {
+        let names = std::fs::read_dir(&folder)?.map(|entry| entry.map(|entry| entry.file_name()));
+        let mut names: Vec<_> = names.collect::<Result<_, _>>()?;
+        names.sort();
+        Ok(Self { folder, names: names.into_iter(), file: None })
+    }
+
+    fn piece(&mut self, bytes_max: usize) -> anyhow::Result<Bytes> {
+        loop {
+            if let Some(file) = &mut self.file {
+                let mut piece = BytesMut::zeroed(bytes_max);
+                let read = file.read(&mut piece)?;
+                piece.truncate(read);
+                if read > 0 {
+                    return Ok(piece.freeze());
+                }
+            }
+            let name = self.names.next().context("the spool holds less than was recorded")?;
+            self.file = Some(File::open(self.folder.join(name))?);
+        }
+    }
+}
+
 /// Sends so many bytes; prints the seconds until they were answered, and its CPU seconds.
-pub(crate) fn send(folder: &Path, address: SocketAddr, bytes: u64) -> anyhow::Result<()> {
+pub(crate) fn send(folder: &Path, address: SocketAddr, between: Between, bytes: u64) -> anyhow::Result<()> {
     let read = |name: &str| std::fs::read_to_string(folder.join(name));
     let credentials =
         Credentials { certificate_pem: read("robot.pem")?, key_pem: read("robot.key")?, ca_pem: read("ca.pem")? };
-    let piece = Bytes::from((0..PIECE_BYTES).map(|i| ((i * 31) >> 3) as u8).collect::<Vec<u8>>());
+    let repeated = Bytes::from((0..PIECE_BYTES).map(|i| ((i * 31) >> 3) as u8).collect::<Vec<u8>>());
     let (took, cpu) = tokio::runtime::Runtime::new()?.block_on(async {
         let endpoint = Endpoint::client("127.0.0.1:0".parse()?)?;
         let connection = peer::connect(&endpoint, address, credentials.client_config()?).await?;
         let (began, cpu_began) = (now(), cpu_of(std::process::id())?);
         let (mut send, mut recv) = connection.open_bi().await?;
+        let mut segments = Segments::open(folder.join("agent/spool"))?;
         let mut left = bytes;
         while left > 0 {
-            let piece = piece.slice(..PIECE_BYTES.min(left as usize));
+            let most = PIECE_BYTES.min(left as usize);
+            let piece = match between {
+                Between::Memory => repeated.slice(..most),
+                Between::Files => segments.piece(most)?,
+            };
             left -= piece.len() as u64;
             send.write_chunk(piece).await?;
         }
