@@ -25,7 +25,7 @@ use crate::metrics::MetricsServer;
 use crate::releases::{Fetch, Releases, StoreError, Surroundings};
 use crate::spool::{Spool, SpoolError};
 use crate::status::{Sources, Status};
-use crate::uplink::{self, Credentials, FetchLink, SharedStatus, Target, TlsError, Uplink};
+use crate::uplink::{self, Credentials, FetchLink, SharedStatus, Target, TlsError, Uplink, UploadRules};
 
 /// How long a stop in good order may take; afterwards the process ends anyway, and loses nothing synced.
 const GRACE: Duration = Duration::from_secs(10);
@@ -237,6 +237,8 @@ fn start_uplink(
     let server_name = config.hub.server_name.clone();
     let ping_interval_ms = config.hub.ping_interval_ms;
     let target = Target { address, server_name, credentials, ping_interval_ms, upload: config.upload.clone() };
+    let rules = UploadRules::open(config.upload.clone(), config.data_dir.join("upload-policy.json"));
+    sources.hub.policy(rules.status());
     let services = uplink::Services {
         spool: sources.spool.clone(),
         releases: sources.releases.clone(),
@@ -254,7 +256,7 @@ fn start_uplink(
         .build()
         .map_err(|source| StartError::System { what: "async runtime", source })?;
     let stop = CancellationToken::new();
-    let task = runtime.spawn(uplink.run(stop.clone()));
+    let task = runtime.spawn(uplink.run(rules, stop.clone()));
     Ok(Some((runtime, stop, task)))
 }
 

@@ -10,7 +10,8 @@ use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 use zunft_protocol::TaskName;
-use zunft_protocol::session::policy::{UploadPolicy, Window};
+use zunft_protocol::limits::UPLOAD_BYTES_PER_SECOND_MIN;
+use zunft_protocol::upload_policy::{Window, WindowError};
 
 use crate::spool::{SEGMENT_BYTES_MIN, SEGMENTS_MAX};
 
@@ -136,7 +137,7 @@ impl Default for SpoolConfig {
     }
 }
 
-/// `[upload]`
+/// `[upload]`: for all but the first two keys the hub's operator has a word, too (`uplink/rules.rs`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UploadConfig {
@@ -171,30 +172,8 @@ pub struct WindowConfig {
 }
 
 impl WindowConfig {
-    fn window(&self) -> Result<Window, String> {
-        let minute = |text: &str| {
-            let (hours, minutes) = text.split_once(':')?;
-            let (hours, minutes): (u16, u16) = (hours.parse().ok()?, minutes.parse().ok()?);
-            (hours < 24 && minutes < 60).then_some(hours * 60 + minutes)
-        };
-        let of =
-            |text: &String| minute(text).ok_or_else(|| format!("has {text:?}; use a time of day such as \"22:30\""));
-        Window::new(of(&self.from)?, of(&self.to)?).map_err(|error| error.to_string())
-    }
-}
-
-impl UploadConfig {
-    /// The cap while the robot acts or rests.
-    pub(crate) fn bytes_per_second(&self, acting: bool) -> Option<u64> {
-        let acting = self.bytes_per_second_max_acting.filter(|_| acting);
-        [self.bytes_per_second_max, acting].into_iter().flatten().min()
-    }
-
-    /// What the session has to keep to.
-    pub(crate) fn policy(&self) -> UploadPolicy {
-        // Windows that are none were refused when the configuration was checked.
-        let windows = self.windows.iter().filter_map(|window| window.window().ok()).collect();
-        UploadPolicy { windows, metered: self.metered }
+    pub(crate) fn window(&self) -> Result<Window, WindowError> {
+        Window::parse(&self.from, &self.to)
     }
 }
 
@@ -254,9 +233,6 @@ pub enum ConfigError {
         problem: String,
     },
 }
-
-/// Lowest bandwidth cap: below, a handshake takes longer than hub and agent wait for it.
-const BYTES_PER_SECOND_MIN: u64 = 4096;
 
 /// Most keys from before: each is tried on every segment at the start.
 const ENCRYPTION_KEYS_OLD_MAX: usize = 16;
@@ -347,15 +323,15 @@ impl Config {
             ("upload.bytes_per_second_max", self.upload.bytes_per_second_max),
             ("upload.bytes_per_second_max_acting", self.upload.bytes_per_second_max_acting),
         ] {
-            if let Some(rate) = rate.filter(|&rate| rate < BYTES_PER_SECOND_MIN) {
+            if let Some(rate) = rate.filter(|&rate| rate < UPLOAD_BYTES_PER_SECOND_MIN) {
                 return wrong(
                     key,
-                    format!("is {rate}; use at least {BYTES_PER_SECOND_MIN}, or leave it out for no cap"),
+                    format!("is {rate}; use at least {UPLOAD_BYTES_PER_SECOND_MIN}, or leave it out for no cap"),
                 );
             }
         }
         if let Some(problem) = self.upload.windows.iter().find_map(|window| window.window().err()) {
-            return wrong("upload.windows", problem);
+            return wrong("upload.windows", problem.to_string());
         }
         Ok(())
     }
@@ -392,22 +368,6 @@ mod tests {
         for key in all.to_toml().lines().filter_map(|line| line.split_once(" = ")) {
             assert!(text.contains(&format!("{} = ", key.0)), "docs/agent.toml says nothing about {}", key.0);
         }
-    }
-
-    #[test]
-    fn the_lower_cap_holds_while_the_robot_acts() {
-        let capped = |max, acting| {
-            let upload = UploadConfig {
-                bytes_per_second_max: max,
-                bytes_per_second_max_acting: acting,
-                ..UploadConfig::default()
-            };
-            (upload.bytes_per_second(false), upload.bytes_per_second(true))
-        };
-        assert_eq!(capped(None, None), (None, None));
-        assert_eq!(capped(Some(9), Some(5)), (Some(9), Some(5)));
-        assert_eq!(capped(Some(9), Some(50)), (Some(9), Some(9)));
-        assert_eq!(capped(None, Some(5)), (None, Some(5)));
     }
 
     #[test]

@@ -141,6 +141,7 @@ pub fn describe(status: &serde_json::Value) -> String {
         },
         text("/hub/episodes_kept_on_site")
     ));
+    lines.push(policy(status));
     lines.push(at_rest(status));
     if text("/spool/episodes_evicted") != "0" {
         lines.push(format!(
@@ -164,6 +165,35 @@ pub fn describe(status: &serde_json::Value) -> String {
     lines.join("\n")
 }
 
+/// What may be uploaded, and who says so.
+fn policy(status: &serde_json::Value) -> String {
+    let of = |key: &str| status.pointer("/hub/upload_policy").and_then(|policy| policy.get(key));
+    let number = |key: &str| of(key).and_then(serde_json::Value::as_u64);
+    let list = |key: &str| of(key).and_then(serde_json::Value::as_array).map_or(&[][..], Vec::as_slice);
+    let revision = number("revision").unwrap_or(0);
+    let mut parts = vec![match of("source").and_then(serde_json::Value::as_str) {
+        Some("hub") => format!("of the hub, revision {revision}"),
+        // The hub had its say and took it back.
+        _ if revision > 0 => format!("of the config, revision {revision}"),
+        _ => "of the config".to_owned(),
+    }];
+    for (key, when) in [("bytes_per_second_max", ""), ("bytes_per_second_max_acting", " while acting")] {
+        parts.extend(number(key).map(|rate| format!("at most {rate} bytes/s{when}")));
+    }
+    if of("metered").and_then(serde_json::Value::as_bool) == Some(true) {
+        parts.push("metered".to_owned());
+    }
+    let text = |window: &serde_json::Value, key: &str| window[key].as_str().unwrap_or_default().to_owned();
+    parts.extend(
+        list("windows").iter().map(|window| format!("from {} to {}", text(window, "from"), text(window, "to"))),
+    );
+    let tasks: Vec<&str> = list("keep_on_site_tasks").iter().filter_map(serde_json::Value::as_str).collect();
+    if !tasks.is_empty() {
+        parts.push(format!("on site stay {}", tasks.join(" and ")));
+    }
+    format!("policy     {}", parts.join(", "))
+}
+
 /// Whether the spool can be read by who takes the disk.
 fn at_rest(status: &serde_json::Value) -> String {
     let count = |pointer: &str| status.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap_or(0);
@@ -181,6 +211,23 @@ fn at_rest(status: &serde_json::Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_says_which_upload_policy_is_in_force() {
+        let check = |policy: serde_json::Value, said: &str| {
+            let text = describe(&serde_json::json!({ "hub": { "upload_policy": policy } }));
+            assert!(text.lines().any(|line| line == format!("policy     {said}")), "{text}");
+        };
+        check(serde_json::json!({ "source": "config", "revision": 0 }), "of the config");
+        check(serde_json::json!({ "source": "config", "revision": 8 }), "of the config, revision 8");
+        let all = serde_json::json!({
+            "source": "hub", "revision": 7, "bytes_per_second_max": 9000, "bytes_per_second_max_acting": 5000,
+            "metered": true, "windows": [{ "from": "22:00", "to": "06:00" }], "keep_on_site_tasks": ["fold", "weld"]
+        });
+        let said = "of the hub, revision 7, at most 9000 bytes/s, at most 5000 bytes/s while acting, metered, \
+            from 22:00 to 06:00, on site stay fold and weld";
+        check(all, said);
+    }
 
     #[test]
     fn a_status_says_what_is_encrypted_and_which_keys_are_needed() {

@@ -6,6 +6,7 @@
 mod cap;
 mod connection;
 mod download;
+mod rules;
 mod silence;
 mod tls;
 mod turns;
@@ -28,12 +29,15 @@ use tokio_util::sync::CancellationToken;
 use zunft_protocol::ids::EpisodeId;
 use zunft_protocol::message::{CloseCode, Report};
 use zunft_protocol::session::agent::{AgentEvent, AgentSession, UploadClass};
+use zunft_protocol::upload_policy::PushedPolicy;
 use zunft_protocol::{Outcome, TaskName, TenantId};
 
 use self::cap::{Cap, CappedSocket};
 use self::connection::{Connection, ConnectionEnd};
 pub(crate) use self::download::HubFetch;
 use self::download::Request;
+pub(crate) use self::rules::UploadRules;
+pub use self::rules::{PolicySource, PolicyStatus};
 pub(crate) use self::tls::Credentials;
 pub use self::tls::{TlsError, transport};
 use crate::activity::Activity;
@@ -67,7 +71,9 @@ pub struct HubStatus {
     pub episodes_durable: u64,
     /// Episodes that the hub refused since then; they stay in the spool.
     pub episodes_rejected: u64,
-    /// Whole episodes of tasks that stay on site (`upload.keep_on_site_tasks`): never offered.
+    /// What may be uploaded, and who says so.
+    pub upload_policy: PolicyStatus,
+    /// Whole episodes in the spool whose tasks stay on site: never offered.
     pub episodes_kept_on_site: u64,
     /// Bytes of their chunks.
     pub bytes_kept_on_site: u64,
@@ -142,10 +148,15 @@ impl SharedStatus {
         status.last_receipt_unix_secs = Some(unix_secs);
     }
 
-    fn kept_on_site(&self, bytes: u64) {
+    fn kept_on_site(&self, kept: &BTreeMap<u64, Kept>) {
         let mut status = self.lock();
-        status.episodes_kept_on_site += 1;
-        status.bytes_kept_on_site += bytes;
+        status.episodes_kept_on_site = kept.len() as u64;
+        status.bytes_kept_on_site = kept.values().map(|kept| kept.bytes).sum();
+    }
+
+    /// What may be uploaded from now on.
+    pub(crate) fn policy(&self, policy: &PolicyStatus) {
+        self.lock().upload_policy = policy.clone();
     }
 
     fn port_changed(&self) {
@@ -186,6 +197,7 @@ impl Services {
             spool_bytes: spool.bytes_waiting,
             recordings: spool.recordings_total,
             assignment_sequence: self.releases.assignment_sequence(),
+            upload_policy_revision: self.state.lock().upload_policy.revision,
             releases: self.releases.reports(),
         }
     }
@@ -199,8 +211,16 @@ pub(crate) struct Uploads {
     told: BTreeSet<u64>,
     /// The spool's revision at the last look.
     seen: Option<u64>,
-    /// Tasks of which nothing leaves the site.
-    keep_on_site: BTreeSet<TaskName>,
+    /// What may be uploaded.
+    rules: UploadRules,
+    /// What stays on site of the recordings in `told`.
+    kept: BTreeMap<u64, Kept>,
+}
+
+/// An episode that is not offered because its task stays on site.
+struct Kept {
+    task: TaskName,
+    bytes: u64,
 }
 
 impl Uploads {
@@ -214,24 +234,24 @@ impl Uploads {
         self.told = self.told.split_off(&oldest);
         let mut events = Vec::new();
         // What was given up for want of room is not to be offered any more.
-        let missing: BTreeSet<u64> =
-            spool.missing(self.episodes.values().map(|stored| stored.ordinal)).into_iter().collect();
-        self.episodes.retain(|&episode, stored| {
-            let gone = missing.contains(&stored.ordinal);
-            if gone {
-                events.push(AgentEvent::Withdrawn { episode });
-            }
-            !gone
-        });
+        let held = self.episodes.values().map(|stored| stored.ordinal).chain(self.kept.keys().copied());
+        let missing: BTreeSet<u64> = spool.missing(held).into_iter().collect();
+        self.kept.retain(|ordinal, _| !missing.contains(ordinal));
+        let gone = self.episodes.extract_if(.., |_, stored| missing.contains(&stored.ordinal));
+        let episodes: BTreeSet<EpisodeId> = gone.map(|(episode, _)| episode).collect();
+        if !episodes.is_empty() {
+            events.push(AgentEvent::Withdrawn { episodes });
+        }
         loop {
             let new = spool.waiting(LOOK_MAX, |ordinal| self.told.contains(&ordinal));
             if new.is_empty() {
+                state.kept_on_site(&self.kept);
                 return events;
             }
             for stored in new {
                 self.told.insert(stored.ordinal);
-                if self.keep_on_site.contains(&stored.task) {
-                    state.kept_on_site(stored.chunk_bytes());
+                if self.rules.stay_on_site(&stored.task) {
+                    self.keep(&stored);
                     continue;
                 }
                 let class = match stored.outcome {
@@ -246,6 +266,31 @@ impl Uploads {
                 self.episodes.insert(stored.episode, stored);
             }
         }
+    }
+}
+
+impl Uploads {
+    fn keep(&mut self, stored: &StoredEpisode) {
+        self.kept.insert(stored.ordinal, Kept { task: stored.task.clone(), bytes: stored.chunk_bytes() });
+    }
+
+    /// Keeps to what the hub allows from now on; nothing, where that is known already.
+    ///
+    /// What may leave the site again is found by the next look at the spool.
+    fn allow(&mut self, pushed: &PushedPolicy) -> Option<[AgentEvent; 2]> {
+        if !self.rules.take(pushed) {
+            return None;
+        }
+        self.seen = None;
+        let rules = &self.rules;
+        for (ordinal, _) in self.kept.extract_if(.., |_, kept| !rules.stay_on_site(&kept.task)) {
+            self.told.remove(&ordinal);
+        }
+        let stay = self.episodes.extract_if(.., |_, stored| rules.stay_on_site(&stored.task));
+        let stay: Vec<(EpisodeId, StoredEpisode)> = stay.collect();
+        stay.iter().for_each(|(_, stored)| self.keep(stored));
+        let episodes = stay.into_iter().map(|(episode, _)| episode).collect();
+        Some([AgentEvent::Withdrawn { episodes }, AgentEvent::Policy(self.rules.session_policy())])
     }
 }
 
@@ -280,11 +325,6 @@ struct Way<'u> {
 impl Way<'_> {
     fn ping_interval(&self) -> Duration {
         Duration::from_millis(self.target.ping_interval_ms)
-    }
-
-    /// Sets the cap that holds while the robot acts, or rests.
-    fn set_cap(&self, acting: bool, now: Instant) {
-        self.cap.set(self.target.upload.bytes_per_second(acting), now);
     }
 
     /// Goes on from another port, and from whichever network there is.
@@ -322,17 +362,19 @@ impl Uplink {
     pub(crate) fn new(target: Target, services: Services, tenant: TenantId, link: FetchLink) -> Result<Self, TlsError> {
         let config = tls::client_config(&target.credentials, Arc::clone(&services.clock))?;
         let FetchLink { requests, connected } = link;
-        let cap = Cap::new(target.upload.bytes_per_second_max, now());
+        let cap = Cap::new(None, now());
         Ok(Self { target, services, tenant, config, cap, requests, connected })
     }
 
     /// Connects, serves and connects again, until told to stop.
-    pub(crate) async fn run(mut self, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, rules: UploadRules, stop: CancellationToken) {
         let session = AgentSession::new(self.tenant.clone(), self.services.releases.assigners());
-        let keep_on_site = self.target.upload.keep_on_site_tasks.iter().cloned().collect();
-        let mut uploads =
-            Uploads { session, episodes: BTreeMap::new(), told: BTreeSet::new(), seen: None, keep_on_site };
-        let orders = uploads.session.handle(AgentEvent::Policy(self.target.upload.policy()), now());
+        // Handshakes keep to it, too.
+        self.cap.set(rules.bytes_per_second(false), now());
+        let policy = AgentEvent::Policy(rules.session_policy());
+        let (episodes, told, kept) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        let mut uploads = Uploads { session, episodes, told, seen: None, rules, kept };
+        let orders = uploads.session.handle(policy, now());
         debug_assert!(orders.is_empty(), "without a hub there is nothing to do");
         {
             let mut status = self.services.state.lock();

@@ -22,6 +22,7 @@ mod server;
 mod snapshots;
 mod staging;
 mod status;
+mod upload_policies;
 
 use std::future::{Ready, ready};
 use std::path::PathBuf;
@@ -49,11 +50,12 @@ pub use episodes::{EpisodeDetail, EpisodeQuery, EpisodeSummary, EpisodeView, Imp
 pub use error::{ApiError, ErrorCode};
 pub use page::{Page, PageQuery};
 pub use releases::{PublishAnswer, ReleaseDetail, ReleaseView, SkillView, Verification};
-pub use robots::{Fleet, RobotFiles, RobotRelease, RobotRequest, RobotView};
+pub use robots::{Fleet, RobotFiles, RobotRelease, RobotRequest, RobotUploadPolicy, RobotView};
 pub use runs::{MetricsQuery, ResumeRequest, RunRequest};
 pub use server::serve;
 pub use snapshots::{SnapshotRequest, SnapshotView};
 pub use status::HubStatus;
+pub use upload_policies::{UploadPolicyBody, UploadPolicyView, WindowBody};
 
 /// The page holds the token while it is open: it talks to nobody but this hub, and nobody frames it.
 const DASHBOARD_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
@@ -143,6 +145,12 @@ fn guarded_routes() -> Routes {
         .post("/v1/robots", robots::add)
         .get("/v1/robots/{robot}", robots::show)
         .get("/v1/robots/{robot}/evictions", evictions::list)
+        .get("/v1/robots/{robot}/upload-policy", upload_policies::show_of_robot)
+        .put("/v1/robots/{robot}/upload-policy", upload_policies::set_of_robot)
+        .delete("/v1/robots/{robot}/upload-policy", upload_policies::clear_of_robot)
+        .get("/v1/upload-policy", upload_policies::show)
+        .put("/v1/upload-policy", upload_policies::set)
+        .delete("/v1/upload-policy", upload_policies::clear)
         .get("/v1/fleet", robots::fleet)
         .get("/v1/episodes", episodes::list)
         .post("/v1/episodes", episodes::import)

@@ -23,6 +23,7 @@ use zunft_protocol::ids::{
     ChunkId, Digest, EpisodeId, ReleaseId, RobotId, SiteId, SkillName, SkillVersion, SnapshotId, TenantId,
 };
 use zunft_protocol::message::ChunkBytes;
+use zunft_protocol::upload_policy::{HubPolicy, PushedPolicy};
 
 use crate::clock;
 use crate::config::{ConfigError, HubConfig};
@@ -31,8 +32,8 @@ use crate::fsck;
 use crate::identity::RobotIdentity;
 use crate::ingest::{Ingest, ListenError};
 use crate::metadata::{
-    AssignmentRecord, EpisodeFilter, EpisodePage, EpisodeRecord, EvictionRecord, Metadata, MetadataError,
-    ReleaseRecord, RobotRecord, SnapshotRecord,
+    AssignmentRecord, EpisodeFilter, EpisodePage, EpisodeRecord, EvictionRecord, Metadata, MetadataError, PolicyScope,
+    ReleaseRecord, RobotRecord, SnapshotRecord, UploadPolicies, UploadPolicyRecord,
 };
 use crate::pki::{Pki, PkiError, RobotCredentials, default_tenant};
 use crate::registry::{self, PublishError};
@@ -75,6 +76,8 @@ pub struct RobotStatus {
     pub connected: bool,
     /// What it shall run.
     pub assignment: Option<AssignmentRecord>,
+    /// What it may upload, and whose policy that is; `None`: its own file's.
+    pub upload_policy: (PushedPolicy, Option<PolicyScope>),
 }
 
 /// Which robots get a release.
@@ -364,12 +367,13 @@ impl Handle {
         let assignments = metadata.assignments(tenant).await?;
         let mut assignments: BTreeMap<RobotId, AssignmentRecord> =
             assignments.into_iter().map(|assignment| (assignment.robot.clone(), assignment)).collect();
+        let policies = metadata.upload_policies(tenant).await?;
         let robots = metadata.robots(tenant).await?;
         Ok(robots
             .into_iter()
             .map(|record| {
                 let assignment = assignments.remove(&record.robot);
-                self.status(tenant, record, assignment)
+                self.status(tenant, record, assignment, &policies)
             })
             .collect())
     }
@@ -380,7 +384,8 @@ impl Handle {
             return Ok(None);
         };
         let assignment = self.metadata().assignment(tenant, robot).await?;
-        Ok(Some(self.status(tenant, record, assignment)))
+        let policies = self.metadata().upload_policies_of(tenant, robot).await?;
+        Ok(Some(self.status(tenant, record, assignment, &policies)))
     }
 
     /// What a robot gave up for want of room, in the order of its recordings, after number `after`.
@@ -394,9 +399,45 @@ impl Handle {
         self.metadata().evictions(tenant, robot, after, limit).await
     }
 
-    fn status(&self, tenant: &TenantId, record: RobotRecord, assignment: Option<AssignmentRecord>) -> RobotStatus {
+    fn status(
+        &self,
+        tenant: &TenantId,
+        record: RobotRecord,
+        assignment: Option<AssignmentRecord>,
+        policies: &UploadPolicies,
+    ) -> RobotStatus {
         let connected = self.services().live(tenant, &record.robot).is_some();
-        RobotStatus { record, connected, assignment }
+        let upload_policy = policies.in_force(&record.robot);
+        RobotStatus { record, connected, assignment, upload_policy }
+    }
+
+    /// The last change of an upload policy, unless nothing was ever said.
+    pub async fn upload_policy(
+        &self,
+        tenant: &TenantId,
+        scope: &PolicyScope,
+    ) -> Result<Option<UploadPolicyRecord>, MetadataError> {
+        Ok(self.metadata().upload_policies(tenant).await?.of(scope).cloned())
+    }
+
+    /// Sets what robots may upload, or clears it with `None`. Those that are connected hear of it at once, the others
+    /// when they connect.
+    pub async fn set_upload_policy(
+        &self,
+        tenant: &TenantId,
+        scope: &PolicyScope,
+        policy: Option<&HubPolicy>,
+    ) -> Result<UploadPolicyRecord, MetadataError> {
+        let services = self.services();
+        let record = services.metadata.set_upload_policy(tenant, scope, policy, clock::unix_millis()).await?;
+        let (live, robot) = match scope {
+            PolicyScope::Tenant => (services.live_of(tenant), None),
+            PolicyScope::Robot(robot) => (services.live(tenant, robot).into_iter().collect(), Some(robot.clone())),
+        };
+        live.iter().for_each(|live| live.allowed.notify_one());
+        info!(revision = record.revision, cleared = policy.is_none(), connected = live.len(), "upload policy changed");
+        services.announce(Change::UploadPolicy { tenant: tenant.clone(), robot });
+        Ok(record)
     }
 
     /// Episodes in the order of arrival.

@@ -255,8 +255,12 @@ async fn admit(
             return Err(error.into());
         }
     }
-    let live =
-        LiveConnection { connection: connection.clone(), assigned: Arc::default(), ended: CancellationToken::new() };
+    let live = LiveConnection {
+        connection: connection.clone(),
+        assigned: Arc::default(),
+        allowed: Arc::default(),
+        ended: CancellationToken::new(),
+    };
     let key = (identity.tenant.clone(), identity.robot.clone());
     let older = services.live(&key.0, &key.1);
     let alive = match &older {

@@ -16,6 +16,7 @@ mod runs;
 mod snapshots;
 mod sql;
 mod sqlite;
+mod upload_policies;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -37,6 +38,7 @@ pub(crate) use robots::NewReport;
 pub use robots::{ReleaseOnRobot, RobotRecord, RobotReport};
 pub use runs::{RunRecord, RunState};
 pub use snapshots::SnapshotRecord;
+pub use upload_policies::{PolicyScope, UploadPolicies, UploadPolicyRecord};
 
 /// Readers at once; SQLite serves each from its own thread, PostgreSQL from its own process.
 const READERS: u32 = 4;
@@ -164,10 +166,15 @@ impl Metadata {
 fn migrations() -> Migrator {
     let initial = include_str!("../migrations/0001_initial.sql");
     let evictions = include_str!("../migrations/0004_evictions.sql");
+    let policies = include_str!("../migrations/0005_upload_policies.sql");
     let simple = |version, name: &'static str, sql: &'static str| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
-    Migrator::with_migrations(vec![simple(1, "initial", initial), simple(4, "evictions", evictions)])
+    Migrator::with_migrations(vec![
+        simple(1, "initial", initial),
+        simple(4, "evictions", evictions),
+        simple(5, "upload policies", policies),
+    ])
 }
 
 /// The word that a unit variant is written as.

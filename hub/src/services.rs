@@ -61,6 +61,13 @@ pub enum Change {
         /// Which robot.
         robot: RobotId,
     },
+    /// What robots may upload changed.
+    UploadPolicy {
+        /// Whose.
+        tenant: TenantId,
+        /// Which robot; none: all.
+        robot: Option<RobotId>,
+    },
     /// A training run changed.
     Run {
         /// Whose.
@@ -76,6 +83,8 @@ pub(crate) struct LiveConnection {
     pub(crate) connection: quinn::Connection,
     /// Wakes it when the robot's assignment changed.
     pub(crate) assigned: Arc<Notify>,
+    /// Wakes it when what the robot may upload changed.
+    pub(crate) allowed: Arc<Notify>,
     /// Cancelled when all its tasks have ended, and what its uploads left is kept.
     pub(crate) ended: CancellationToken,
 }
@@ -214,6 +223,12 @@ impl Services {
     pub(crate) fn live(&self, tenant: &TenantId, robot: &RobotId) -> Option<LiveConnection> {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         live.get(&(tenant.clone(), robot.clone())).filter(|live| live.connection.close_reason().is_none()).cloned()
+    }
+
+    /// The live connections of a tenant's robots.
+    pub(crate) fn live_of(&self, tenant: &TenantId) -> Vec<LiveConnection> {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.iter().filter(|((of, _), _)| of == tenant).map(|(_, live)| live.clone()).collect()
     }
 
     /// Makes a connection the robot's live one, unless another was put there since `expected` was looked up.

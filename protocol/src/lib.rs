@@ -16,6 +16,7 @@ pub mod message;
 pub mod release;
 pub mod session;
 pub mod snapshot;
+pub mod upload_policy;
 
 pub use chunk::{Chunk, ChunkBuilder, Schema};
 pub use embodiment::{Dtype, Embodiment, Feature};

@@ -116,3 +116,14 @@ pub const LOCAL_FRAME_BYTES_MAX: usize = STEP_BYTES_MAX + 4096;
 
 /// Most tombstones in one message: at about 150 bytes each they stay well below [`MESSAGE_BYTES_MAX`].
 pub const EVICTIONS_PER_MESSAGE_MAX: usize = 256;
+
+/// Lowest bandwidth cap of a robot's uplink: below, a handshake takes longer than hub and agent wait for it.
+pub const UPLOAD_BYTES_PER_SECOND_MIN: u64 = 4096;
+
+/// Most upload windows in a policy: one for every hour of the day, and then some.
+pub const UPLOAD_WINDOWS_MAX: usize = 32;
+
+/// Most tasks that a hub can tell a robot to keep on site: with names of [`NAME_BYTES_MAX`] they fit a message.
+pub const KEPT_TASKS_MAX: usize = 256;
+
+const _: () = assert!(KEPT_TASKS_MAX * (NAME_BYTES_MAX + 8) + UPLOAD_WINDOWS_MAX * 4 + 256 <= MESSAGE_BYTES_MAX);

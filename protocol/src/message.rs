@@ -2,7 +2,7 @@
 //!
 //! | stream | opened by | first | then |
 //! |---|---|---|---|
-//! | control (one, bidirectional) | robot | hello, answer | robot: `Report`, `Ping`, `Evicted`; hub: `Root`, `Assign`, `Pong`, `EvictionsStored` |
+//! | control (one, bidirectional) | robot | hello, answer | robot: `Report`, `Ping`, `Evicted`; hub: `UploadPolicy` first, `Root`, `Assign`, `Pong`, `EvictionsStored` |
 //! | upload (one an episode, bidirectional) | robot | `Offer` | hub: `Want`, `Later`, `Reject` or `Durable`; robot: `Chunk`s and `ChunkRest`s; hub: `Durable`, `Later` or `Reject` |
 //! | fetch (one a blob, bidirectional) | robot | `Fetch` | hub: `Found` and the blob's bytes from the offset on, or `Missing` |
 //!
@@ -13,6 +13,7 @@ pub mod codec;
 mod eviction;
 
 use crate::ids::{BootId, ChunkId, Digest, EmbodimentId, EpisodeId, KeyId, ReleaseId};
+use crate::upload_policy::PushedPolicy;
 
 pub use codec::{DecodeError, HEADER_BYTES, Header, MessageType, chunk_head};
 pub use eviction::{EvictionReason, Tombstone};
@@ -68,6 +69,9 @@ pub enum Message {
     Ping(u64),
     /// Hub, control: the number of a `Ping`.
     Pong(u64),
+    /// Hub, control: what the operator allows. The first that a hub says on every connection, and again on every change:
+    /// until then a robot offers nothing.
+    UploadPolicy(PushedPolicy),
     /// Robot, upload: an episode's encoded manifest.
     Offer(Vec<u8>),
     /// Hub, upload: which chunks it lacks.
@@ -112,6 +116,8 @@ pub struct Report {
     pub recordings: u64,
     /// The last assignment accepted.
     pub assignment_sequence: u64,
+    /// The revision of the hub's upload policy that the robot keeps to.
+    pub upload_policy_revision: u64,
     /// The releases it has, and how they do.
     pub releases: Vec<ReleaseReport>,
 }

@@ -111,6 +111,7 @@ impl Peer {
             spool_bytes: 0,
             recordings: 0,
             assignment_sequence: 0,
+            upload_policy_revision: 0,
             releases: Vec::new(),
         };
         Ok(self.control.write_all(&Message::Report(report).encode()).await?)

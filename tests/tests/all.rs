@@ -13,6 +13,8 @@ mod kill;
 mod large;
 #[path = "all/links.rs"]
 mod links;
+#[path = "all/policy.rs"]
+mod policy;
 #[path = "all/simulation.rs"]
 mod simulation;
 #[path = "all/streams.rs"]

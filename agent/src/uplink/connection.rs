@@ -14,6 +14,7 @@ use zunft_protocol::limits::{EVICTIONS_PER_MESSAGE_MAX, UPLOADS_IN_FLIGHT_MAX};
 use zunft_protocol::message::{CloseCode, Message, PRIORITY_CONTROL, Want};
 use zunft_protocol::session::UploadReply;
 use zunft_protocol::session::agent::{AgentEvent, AgentOrder};
+use zunft_protocol::upload_policy::PushedPolicy;
 
 use super::download::{self, Request};
 use super::silence::Silence;
@@ -36,7 +37,7 @@ const RATE_WINDOW: Duration = Duration::from_secs(10);
 /// Signs of life that may be owed at a time; beyond, none are asked for.
 const PINGS_OWED_MAX: usize = 64;
 
-/// Messages of the hub that wait to be looked at; it sends two at connect and few later.
+/// Messages of the hub that wait to be looked at; it sends three at connect and few later.
 const CONTROL_MESSAGES_MAX: usize = 8;
 
 /// Why a connection ended.
@@ -77,6 +78,8 @@ pub(super) struct Connection<'u> {
     connection: quinn::Connection,
     services: &'u Services,
     uploads: &'u mut Uploads,
+    /// What the hub allowed first of all, until it is obeyed.
+    allowed: Option<PushedPolicy>,
     requests: &'u mut mpsc::Receiver<Request>,
     control: SendStream,
     said: mpsc::Receiver<Result<Message, WireError>>,
@@ -118,6 +121,10 @@ impl<'u> Connection<'u> {
         let read = tokio::time::timeout(STANDSTILL_MAX, wire::read_exact(&mut receive, &mut answer)).await;
         read.map_err(|_| WireError::Standstill)??;
         HelloAnswer::decode(answer)?;
+        let allowed = tokio::time::timeout(STANDSTILL_MAX, read_message(&mut receive)).await;
+        let Message::UploadPolicy(allowed) = allowed.map_err(|_| WireError::Standstill)?? else {
+            return Err(WireError::Unexpected("something else before the upload policy").into());
+        };
         let mut tasks = JoinSet::new();
         let (sender, said) = mpsc::channel(CONTROL_MESSAGES_MAX);
         tasks.spawn(async move {
@@ -134,6 +141,7 @@ impl<'u> Connection<'u> {
             connection,
             services,
             uploads,
+            allowed: Some(allowed),
             requests,
             control,
             said,
@@ -160,6 +168,9 @@ impl<'u> Connection<'u> {
     /// Serves until the connection is lost or the agent stops.
     pub(super) async fn run(mut self, stop: &CancellationToken) -> ConnectionEnd {
         // Before anything is offered.
+        if let Some(allowed) = self.allowed.take() {
+            self.allow(&allowed, now()).await;
+        }
         self.look_around(now());
         self.tell(AgentEvent::Connected, now());
         let end = loop {
@@ -210,6 +221,10 @@ impl<'u> Connection<'u> {
         match event {
             Event::Stop => return Err(ConnectionEnd::Stopped),
             Event::Lost(reason) => return Err(ConnectionEnd::Lost(reason)),
+            Event::Said(Ok(Message::UploadPolicy(pushed))) => {
+                self.allow(&pushed, now).await;
+                self.report(now).await?;
+            }
             Event::Said(message) => {
                 self.said(message?, now)?;
                 self.tell_evictions().await?;
@@ -232,9 +247,7 @@ impl<'u> Connection<'u> {
                 }
             }
             Event::SpoolChanged => {
-                for event in self.uploads.look(&self.services.spool, &self.services.state) {
-                    self.tell(event, now);
-                }
+                self.look_into_spool(now);
                 self.tell_evictions().await?;
             }
             Event::ReleasesChanged => {
@@ -274,6 +287,7 @@ impl<'u> Connection<'u> {
             }
             Message::Report(_)
             | Message::Ping(_)
+            | Message::UploadPolicy(_)
             | Message::Offer(_)
             | Message::Want(_)
             | Message::Later(_)
@@ -287,6 +301,30 @@ impl<'u> Connection<'u> {
             | Message::Evicted(_) => return Err(WireError::Unexpected("something else on the control stream")),
         }
         Ok(())
+    }
+
+    /// Keeps to what the hub's operator allows, at once and after a restart.
+    async fn allow(&mut self, pushed: &PushedPolicy, now: Instant) {
+        let Some(changes) = self.uploads.allow(pushed) else { return };
+        tracing::info!(revision = pushed.revision, of_the_hub = pushed.policy.is_some(), "upload policy changed");
+        for event in changes {
+            self.tell(event, now);
+        }
+        self.set_cap(now);
+        self.look_into_spool(now);
+        self.services.state.policy(self.uploads.rules.status());
+        self.uploads.rules.keep(pushed).await;
+    }
+
+    /// Sets the cap that holds while the robot acts, or rests.
+    fn set_cap(&self, now: Instant) {
+        self.way.cap.set(self.uploads.rules.bytes_per_second(self.services.activity.is_acting(now)), now);
+    }
+
+    fn look_into_spool(&mut self, now: Instant) {
+        for event in self.uploads.look(&self.services.spool, &self.services.state) {
+            self.tell(event, now);
+        }
     }
 
     /// Tells the hub what was given up for want of room, one message at a time.
@@ -323,7 +361,7 @@ impl<'u> Connection<'u> {
     fn look_around(&mut self, now: Instant) {
         self.look_at = now + self.look_interval;
         self.look_interval = (self.look_interval * 2).min(LOOK_INTERVAL);
-        self.way.set_cap(self.services.activity.is_acting(now), now);
+        self.set_cap(now);
         let stats = self.connection.stats();
         let path = stats.path;
         tracing::trace!(

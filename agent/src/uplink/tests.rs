@@ -16,6 +16,7 @@ use zunft_protocol::hello::{ALPN, HELLO_BYTES, Hello};
 use zunft_protocol::message::{CloseCode, Found, HEADER_BYTES, Header, Message, Receipt, SignedObject};
 use zunft_protocol::session::UploadReply;
 use zunft_protocol::session::hub::{HubEvent, HubOrder, HubSession, Identity, Known, UploadId};
+use zunft_protocol::upload_policy::{HubPolicy, PushedPolicy, Window};
 use zunft_protocol::{EpisodeEnd, Manifest, Outcome};
 
 use super::*;
@@ -74,11 +75,12 @@ struct TestHub {
     held: Arc<Mutex<Held>>,
     made: Arc<Mutex<Made>>,
     assign: watch::Sender<Option<Vec<u8>>>,
+    policy: watch::Sender<PushedPolicy>,
 }
 
 impl TestHub {
     /// Listens at `address`, or anywhere.
-    fn start(authority: &Authority, made: Made, address: Option<SocketAddr>) -> Self {
+    fn start(authority: &Authority, made: Made, address: Option<SocketAddr>, policy: PushedPolicy) -> Self {
         let (certificate, key) = authority.issue(SanType::DnsName("zunft-hub".try_into().unwrap()));
         let mut roots = rustls::RootCertStore::empty();
         roots.add(authority.certificate.clone()).unwrap();
@@ -99,10 +101,14 @@ impl TestHub {
         let endpoint = Endpoint::server(config, address).unwrap();
         let address = endpoint.local_addr().unwrap();
         let (held, made) = (Arc::default(), Arc::new(Mutex::new(made)));
-        let assign = watch::Sender::new(None);
-        let hub = Self { endpoint, address, held, made, assign };
-        let serving =
-            Serving { held: Arc::clone(&hub.held), made: Arc::clone(&hub.made), assign: hub.assign.subscribe() };
+        let (assign, policy) = (watch::Sender::new(None), watch::Sender::new(policy));
+        let hub = Self { endpoint, address, held, made, assign, policy };
+        let serving = Serving {
+            held: Arc::clone(&hub.held),
+            made: Arc::clone(&hub.made),
+            assign: hub.assign.subscribe(),
+            policy: hub.policy.subscribe(),
+        };
         let endpoint = hub.endpoint.clone();
         spawn(async move {
             while let Some(incoming) = endpoint.accept().await {
@@ -123,6 +129,7 @@ struct Serving {
     held: Arc<Mutex<Held>>,
     made: Arc<Mutex<Made>>,
     assign: watch::Receiver<Option<Vec<u8>>>,
+    policy: watch::Receiver<PushedPolicy>,
 }
 
 impl Serving {
@@ -131,6 +138,8 @@ impl Serving {
         let mut hello = [0; HELLO_BYTES];
         receive.read_exact(&mut hello).await.unwrap();
         send.write_all(&Hello::decode(hello).unwrap().choose().unwrap().encode()).await.unwrap();
+        let allowed = self.policy.borrow_and_update().clone();
+        send.write_all(&Message::UploadPolicy(allowed).encode()).await.unwrap();
         let held = Arc::clone(&self.held);
         let (answers, mut to_say) = mpsc::channel(1);
         spawn(async move {
@@ -159,6 +168,9 @@ impl Serving {
                     Ok(()) => self.assign.borrow().clone().map(|envelope| Message::Assign(SignedObject { envelope })),
                     Err(_) => return,
                 },
+                Ok(()) = self.policy.changed() => {
+                    Some(Message::UploadPolicy(self.policy.borrow_and_update().clone()))
+                }
                 Some(answer) = to_say.recv() => Some(answer),
             };
             if let Some(message) = message {
@@ -278,7 +290,13 @@ impl World {
 
     fn hub(&self, made: Made, address: Option<SocketAddr>) -> TestHub {
         let _entered = self.runtime.enter();
-        TestHub::start(&self.authority, made, address)
+        TestHub::start(&self.authority, made, address, PushedPolicy::default())
+    }
+
+    /// A hub whose operator allows what `policy` says.
+    fn hub_that_allows(&self, policy: PushedPolicy) -> TestHub {
+        let _entered = self.runtime.enter();
+        TestHub::start(&self.authority, Made::new(), None, policy)
     }
 
     fn agent(&self, address: SocketAddr) -> Handle {
@@ -309,6 +327,10 @@ fn record(robot: &mut Robot, steps: u64) -> EpisodeId {
 }
 
 fn record_task(robot: &mut Robot, task: &str, steps: u64) -> EpisodeId {
+    record_outcome(robot, task, steps, Outcome::Success)
+}
+
+fn record_outcome(robot: &mut Robot, task: &str, steps: u64, outcome: Outcome) -> EpisodeId {
     let actor = BeginActor::Script;
     robot.begin(&Begin { task: task.parse().unwrap(), embodiment: embodiment(), actor }).unwrap();
     for time in 1..=steps {
@@ -316,7 +338,7 @@ fn record_task(robot: &mut Robot, task: &str, steps: u64) -> EpisodeId {
         let values = &[(&state).into(), (&action).into()];
         robot.step(&Step { monotonic_ns: time, reward: None, intervention: false, values }).unwrap();
     }
-    robot.end(Outcome::Success, EpisodeEnd::Terminated).unwrap().episode
+    robot.end(outcome, EpisodeEnd::Terminated).unwrap().episode
 }
 
 /// Waits until the agent says so.
@@ -423,6 +445,102 @@ fn episodes_of_tasks_that_stay_on_site_are_never_offered_and_are_counted() {
     assert_eq!(held, [leaves]);
     assert_eq!(hub.held.lock().unwrap().offers, 1, "what stays is not even offered");
     wait_for(&agent, "the freeing of what left, alone", |status| status.spool.episodes_waiting == 2);
+    agent.stop();
+}
+
+/// Policy number `revision` of a hub whose operator keeps these tasks on site.
+fn keeping(revision: u64, tasks: &[&str]) -> PushedPolicy {
+    let keep_on_site_tasks = tasks.iter().map(|task| task.parse().unwrap()).collect();
+    PushedPolicy { revision, policy: Some(HubPolicy { keep_on_site_tasks, ..HubPolicy::default() }) }
+}
+
+#[test]
+fn a_policy_of_the_hub_holds_at_once_and_until_it_is_cleared_and_never_sets_the_files_tasks_free() {
+    let world = World::new();
+    let hub = world.hub_that_allows(keeping(1, &["fold"]));
+    let agent =
+        world.agent_that(hub.address, |config| config.upload.keep_on_site_tasks = vec!["weld".parse().unwrap()]);
+    let mut robot = world.program();
+    let folded = record_task(&mut robot, "fold", 10);
+    record_task(&mut robot, "weld", 10);
+    let pushed = record_task(&mut robot, "push", 10);
+    let kept = |count| move |status: &crate::status::Status| status.hub.episodes_kept_on_site == count;
+    let ids = || hub.held.lock().unwrap().episodes.iter().map(Manifest::id).collect::<Vec<_>>();
+    wait_for(&agent, "the hub's word on the first connection", kept(2));
+    wait_for(&agent, "the receipt", |status| status.hub.episodes_durable == 1);
+    assert_eq!(ids(), [pushed]);
+    // No task of the hub's is left, and an older one comes late: what the file keeps stays all the same.
+    hub.policy.send_replace(keeping(3, &[]));
+    wait_for(&agent, "the receipt of what may leave again", |status| status.hub.episodes_durable == 2);
+    assert_eq!(ids(), [pushed, folded]);
+    hub.policy.send_replace(keeping(2, &["push"]));
+    let again = record_task(&mut robot, "push", 10);
+    wait_for(&agent, "the receipt in spite of the older policy", |status| status.hub.episodes_durable == 3);
+    assert_eq!((ids(), agent.status().hub.upload_policy.revision), (vec![pushed, folded, again], 3));
+    wait_for(&agent, "what the file keeps", kept(1));
+    // Windows and caps hold without another connection.
+    let closed = Window::new(0, 1).unwrap();
+    let policy = HubPolicy { bytes_per_second_max: Some(1 << 40), windows: vec![closed], ..HubPolicy::default() };
+    hub.policy.send_replace(PushedPolicy { revision: 4, policy: Some(policy.clone()) });
+    let in_force = |status: &crate::status::Status| status.hub.upload_policy.clone();
+    wait_for(&agent, "the cap and the window", |status| {
+        let found = in_force(status);
+        (found.bytes_per_second_max, &found.windows) == (policy.bytes_per_second_max, &policy.windows)
+    });
+    hub.policy.send_replace(PushedPolicy { revision: 5, policy: None });
+    wait_for(&agent, "the clearing", |status| in_force(status).source == PolicySource::Config);
+    wait_for(&agent, "the report", |_| {
+        hub.held.lock().unwrap().reports.last().is_some_and(|report| report.upload_policy_revision == 5)
+    });
+    assert_eq!(hub.held.lock().unwrap().offers, 3, "nothing that stays was ever offered");
+    agent.stop();
+}
+
+#[test]
+fn a_task_that_the_hub_keeps_on_site_is_withdrawn_from_what_waits() {
+    let world = World::new();
+    let hub = world.hub(Made::new(), None);
+    let metered = HubPolicy { metered: true, ..HubPolicy::default() };
+    hub.policy.send_replace(PushedPolicy { revision: 1, policy: Some(metered) });
+    let agent = world.agent(hub.address);
+    let mut robot = world.program();
+    wait_for(&agent, "the metered link", |status| status.hub.upload_policy.metered);
+    // Unknown outcomes wait on a metered link.
+    record_outcome(&mut robot, "fold", 1, Outcome::Unknown);
+    hub.policy.send_replace(keeping(2, &["fold"]));
+    wait_for(&agent, "the withdrawal", |status| status.hub.episodes_kept_on_site == 1);
+    let last = record_task(&mut robot, "push", 1);
+    wait_for(&agent, "the receipt", |status| status.hub.episodes_durable == 1);
+    assert_eq!(hub.held.lock().unwrap().episodes.iter().map(Manifest::id).collect::<Vec<_>>(), [last]);
+    wait_for(&agent, "the freeing of what left, alone", |status| status.spool.episodes_waiting == 1);
+    hub.policy.send_replace(keeping(3, &[]));
+    wait_for(&agent, "the episode that was withdrawn", |status| status.hub.episodes_durable == 2);
+    agent.stop();
+}
+
+#[test]
+fn a_policy_of_the_hub_survives_a_restart_without_the_hub() {
+    let world = World::new();
+    let hub = world.hub_that_allows(keeping(6, &["fold"]));
+    let agent = world.agent(hub.address);
+    wait_for(&agent, "the report that it is kept", |_| {
+        hub.held.lock().unwrap().reports.last().is_some_and(|report| report.upload_policy_revision == 6)
+    });
+    let before = agent.status().hub.upload_policy;
+    agent.stop();
+    let nowhere = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let agent = world.agent(nowhere);
+    assert_eq!(agent.status().hub.upload_policy, before);
+    assert_eq!((before.source, before.revision), (PolicySource::Hub, 6));
+    agent.stop();
+    // A hub that went back in time has no say.
+    hub.policy.send_replace(keeping(5, &[]));
+    let agent = world.agent(hub.address);
+    record_task(&mut world.program(), "fold", 1);
+    wait_for(&agent, "the connection", |status| {
+        status.hub.state == HubState::Connected && status.hub.episodes_kept_on_site == 1
+    });
+    assert_eq!((agent.status().hub.upload_policy, hub.held.lock().unwrap().offers), (before, 0));
     agent.stop();
 }
 

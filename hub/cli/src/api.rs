@@ -140,6 +140,32 @@ pub(crate) struct RobotView {
     pub(crate) releases: Vec<RobotRelease>,
     #[serde(default)]
     pub(crate) assigned: Vec<String>,
+    #[serde(default)]
+    pub(crate) upload_policy: RobotUploadPolicy,
+}
+
+/// Whose upload policy holds on a robot.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct RobotUploadPolicy {
+    #[serde(default)]
+    pub(crate) source: String,
+    #[serde(default)]
+    pub(crate) revision: u64,
+    #[serde(default)]
+    pub(crate) applied_revision: Option<u64>,
+}
+
+impl RobotUploadPolicy {
+    /// In a few words: whose, and whether the robot keeps to it yet.
+    pub(crate) fn words(&self) -> String {
+        let whose = match self.source.as_str() {
+            "robot" => "own",
+            "tenant" => "all robots'",
+            _ => "its file's",
+        };
+        let pending = self.applied_revision.unwrap_or(0) < self.revision;
+        format!("{whose}{}", if pending { ", not yet" } else { "" })
+    }
 }
 
 /// A release on a robot.
@@ -266,13 +292,30 @@ impl HubApi {
 
     /// Sends a file's bytes with PUT.
     pub(crate) fn put_bytes<T: DeserializeOwned>(&self, path: &str, body: &[u8]) -> Result<T, ApiError> {
+        self.put_typed(path, "application/octet-stream", body)
+    }
+
+    /// Sends JSON with PUT and reads JSON.
+    pub(crate) fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ApiError> {
+        let body = serde_json::to_vec(body).expect("requests have text keys and finite numbers");
+        self.put_typed(path, "application/json", &body)
+    }
+
+    fn put_typed<T: DeserializeOwned>(&self, path: &str, content_type: &str, body: &[u8]) -> Result<T, ApiError> {
         let call = format!("PUT {path}");
         let request = self
             .agent
             .put(format!("{}{path}", self.base))
             .header("Authorization", self.authorization())
-            .header("Content-Type", "application/octet-stream");
+            .header("Content-Type", content_type);
         self.json(&call, request.send(body))
+    }
+
+    /// Takes something back, and reads JSON.
+    pub(crate) fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
+        let call = format!("DELETE {path}");
+        let request = self.agent.delete(format!("{}{path}", self.base)).header("Authorization", self.authorization());
+        self.json(&call, request.call())
     }
 
     /// Fetches bytes, at most `bytes_max`.

@@ -51,7 +51,7 @@ pub(crate) enum Command {
     Hub(HubCommand),
     /// Check a stopped hub's experience: every hash, and packs against metadata. Exits with 1 where it is not sound.
     Fsck(FsckArgs),
-    /// Add robots to a hub.
+    /// Add robots to a hub, and say what they may upload.
     #[command(subcommand)]
     Robot(RobotCommand),
     /// Look at a hub's robots.

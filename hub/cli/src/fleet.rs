@@ -29,7 +29,7 @@ pub(crate) fn run(command: FleetCommand) -> Result<(), Failure> {
             return "no robots yet; add one with `zunft robot add NAME`\n".to_owned();
         }
         let rows: Vec<Vec<String>> = robots.iter().map(row).collect();
-        table(&["robot", "site", "state", "runs", "shall run", "waiting", "on disk"], 5, &rows)
+        table(&["robot", "site", "state", "runs", "shall run", "upload policy", "waiting", "on disk"], 6, &rows)
     })
 }
 
@@ -42,6 +42,7 @@ fn row(robot: &RobotView) -> Vec<String> {
         if robot.connected { "connected" } else { "away" }.to_owned(),
         list(robot.active()),
         list(robot.assigned.iter().map(String::as_str).collect()),
+        robot.upload_policy.words(),
         robot.episodes_waiting.map_or_else(dash, |episodes| episodes.to_string()),
         robot.spool_bytes.map_or_else(dash, bytes),
     ]

@@ -1,4 +1,6 @@
-//! `zunft robot add`: what one robot needs to join a hub.
+//! `zunft robot`: what one robot needs to join a hub, and what robots may upload.
+
+mod upload_policy;
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -13,6 +15,7 @@ use crate::api::{HubApi, RobotFiles};
 use crate::args::{HubArgs, JsonArgs};
 use crate::exit::{ExitCode, Failure, OrFail as _};
 use crate::output::Output;
+use upload_policy::UploadPolicyCommand;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum RobotCommand {
@@ -21,6 +24,9 @@ pub(crate) enum RobotCommand {
     /// Copy the folder to the robot and start `zunft-agent run --config agent.toml` there. Adding a robot again makes a
     /// further certificate for it.
     Add(AddArgs),
+    /// Say what robots may upload, how fast and when: all of them, or one.
+    #[command(subcommand)]
+    UploadPolicy(UploadPolicyCommand),
 }
 
 #[derive(Debug, Args)]
@@ -60,7 +66,13 @@ struct Added {
 }
 
 pub(crate) fn run(command: RobotCommand) -> Result<(), Failure> {
-    let RobotCommand::Add(args) = command;
+    match command {
+        RobotCommand::Add(args) => run_add(&args),
+        RobotCommand::UploadPolicy(command) => upload_policy::run(command),
+    }
+}
+
+fn run_add(args: &AddArgs) -> Result<(), Failure> {
     let folder = args.out.clone().unwrap_or_else(|| PathBuf::from(args.robot.as_str()));
     let api = args.hub.connect()?;
     let request = RobotRequest { robot: &args.robot, site: &args.site, hub: args.hub_address.as_deref() };

@@ -4,7 +4,9 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Ref, ResponseBuilder};
 
-use super::{assignments, episodes, error, evictions, metrics, releases, robots, runs, snapshots, status};
+use super::{
+    assignments, episodes, error, evictions, metrics, releases, robots, runs, snapshots, status, upload_policies,
+};
 
 const TOKEN_SCHEME: &str = "admin-token";
 
@@ -21,6 +23,8 @@ struct Common;
     paths(
         status::status, status::events, metrics::metrics,
         robots::list, robots::show, robots::add, robots::fleet, evictions::list,
+        upload_policies::show, upload_policies::set, upload_policies::clear,
+        upload_policies::show_of_robot, upload_policies::set_of_robot, upload_policies::clear_of_robot,
         episodes::list, episodes::show, episodes::manifest, episodes::summary, episodes::upload_chunk, episodes::download_chunk, episodes::import,
         snapshots::create, snapshots::list, snapshots::show, snapshots::download,
         runs::start, runs::list, runs::show, runs::metrics, runs::stop, runs::resume,
@@ -52,7 +56,7 @@ impl utoipa::Modify for Common {
         let requirement = utoipa::openapi::security::SecurityRequirement::new(TOKEN_SCHEME, [] as [&str; 0]);
         document.security = Some(vec![requirement]);
         for item in document.paths.paths.values_mut() {
-            for operation in [&mut item.get, &mut item.post, &mut item.put].into_iter().flatten() {
+            for operation in [&mut item.get, &mut item.post, &mut item.put, &mut item.delete].into_iter().flatten() {
                 for (status, description) in [
                     ("400", "The request cannot be understood; `field` names the part"),
                     ("401", "No token, or a wrong one; the message tells where the token lies"),

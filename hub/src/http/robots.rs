@@ -12,6 +12,7 @@ use super::extract::{JsonBody, Path, Query};
 use super::page::{PAGE_ITEMS_MAX, Page, PageQuery, parse_cursor};
 use crate::hub::RobotStatus;
 use crate::identity::RobotIdentity;
+use crate::metadata::PolicyScope;
 
 /// Largest address that is written into a robot's config: a DNS name and a port.
 const HUB_ADDRESS_BYTES_MAX: usize = 260;
@@ -43,6 +44,19 @@ pub struct RobotView {
     pub releases: Vec<RobotRelease>,
     /// The releases that it shall run.
     pub assigned: Vec<String>,
+    /// What it may upload.
+    pub upload_policy: RobotUploadPolicy,
+}
+
+/// Whose upload policy holds on a robot.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct RobotUploadPolicy {
+    /// `robot`: its own at the hub; `tenant`: that of all robots; `config`: its own file's.
+    pub source: String,
+    /// Number of the last change that concerns it; 0: there was none.
+    pub revision: u64,
+    /// Number of the last change that it has said to keep to.
+    pub applied_revision: Option<u64>,
 }
 
 /// One release on a robot.
@@ -58,7 +72,7 @@ pub struct RobotRelease {
 
 impl From<RobotStatus> for RobotView {
     fn from(status: RobotStatus) -> Self {
-        let RobotStatus { record, connected, assignment } = status;
+        let RobotStatus { record, connected, assignment, upload_policy: (pushed, scope) } = status;
         let report = record.report;
         let releases = report.iter().flat_map(|report| &report.releases).map(|on_robot| RobotRelease {
             release: on_robot.release.to_string(),
@@ -67,6 +81,16 @@ impl From<RobotStatus> for RobotView {
         });
         let assigned = assignment.iter().flat_map(|assignment| &assignment.releases);
         Self {
+            upload_policy: RobotUploadPolicy {
+                source: match scope {
+                    Some(PolicyScope::Robot(_)) => "robot",
+                    Some(PolicyScope::Tenant) => "tenant",
+                    None => "config",
+                }
+                .to_owned(),
+                revision: pushed.revision,
+                applied_revision: report.as_ref().map(|report| report.upload_policy_revision),
+            },
             releases: releases.collect(),
             assigned: assigned.map(ToString::to_string).collect(),
             robot: record.robot,

@@ -37,6 +37,8 @@ impl Routes {
         post, POST;
         /// Answers PUT.
         put, PUT;
+        /// Answers DELETE.
+        delete, DELETE;
     }
 
     fn add(mut self, method: Method, path: &'static str, handler: MethodRouter<Api>) -> Self {

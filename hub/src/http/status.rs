@@ -82,6 +82,7 @@ fn event(tenant: &zunft_protocol::ids::TenantId, change: Option<Change>) -> Opti
         | Change::Episode { tenant, .. }
         | Change::Release { tenant, .. }
         | Change::Assignment { tenant, .. }
+        | Change::UploadPolicy { tenant, .. }
         | Change::Run { tenant, .. } => tenant,
     };
     let text = serde_json::to_string(&change).expect("a change has a JSON form");

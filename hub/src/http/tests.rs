@@ -203,6 +203,17 @@ async fn bad_input_is_refused_by_name_and_changes_nothing() {
     refused(put.clone(), &format!("/v1/blobs/{zeros}"), b"x".to_vec(), "unprocessable", Some("digest")).await;
     refused(post.clone(), "/v1/episodes", b"not cbor".to_vec(), "unprocessable", Some("manifest")).await;
     refused(post.clone(), "/v1/releases", b"{}".to_vec(), "unprocessable", Some("manifest")).await;
+    let policy = |text: &str| text.as_bytes().to_vec();
+    let (all, ghost) = ("/v1/upload-policy", "/v1/robots/ghost/upload-policy");
+    refused(put.clone(), all, policy(r#"{"meterd":true}"#), "bad-request", Some("meterd")).await;
+    refused(put.clone(), all, policy(r#"{"windows":[{"from":"7","to":"8:00"}]}"#), "bad-request", Some("windows[0]"))
+        .await;
+    refused(put.clone(), all, policy(r#"{"bytes_per_second_max":9}"#), "unprocessable", Some("bytes_per_second_max"))
+        .await;
+    for method in [get.clone(), put.clone(), Method::DELETE] {
+        refused(method, ghost, policy("{}"), "not-found", None).await;
+    }
+    assert_eq!(world.get(all).await["revision"], 0);
     let assignment = br#"{"release":"push@1","robots":"all"}"#.to_vec();
     refused(post.clone(), "/v1/assignments", assignment, "not-found", Some("release")).await;
     assert_eq!(world.get("/v1/status").await["episodes"], 0);
@@ -234,6 +245,42 @@ async fn added_robot_gets_everything_it_needs_and_is_listed() {
     assert_eq!((status, &error["field"]), (StatusCode::CONFLICT, &json!("site")));
     let fleet: Fleet = serde_json::from_value(world.get("/v1/fleet").await).unwrap();
     assert_eq!((fleet.total, fleet.connected, fleet.robots.len()), (3, 0, 3));
+    world.service.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_upload_policy_is_set_shown_and_cleared_for_all_robots_and_for_one() {
+    let world = World::new().await;
+    for robot in ["r1", "r2"] {
+        world.post("/v1/robots", json!({"robot": robot, "site": "bonn", "hub": "hub.example.org:4433"})).await;
+    }
+    let nothing = json!({"robot": null, "revision": 0, "policy": null, "updated_unix_ms": null});
+    assert_eq!(world.get("/v1/upload-policy").await, nothing);
+    let policy = json!({
+        "bytes_per_second_max": 5000, "metered": true, "windows": [{"from": "22:00", "to": "06:00"}],
+        "keep_on_site_tasks": ["weld"]
+    });
+    let put = async |path: &str, policy: &Value| {
+        let (status, answer) = world.json(Method::PUT, path, policy.to_string()).await;
+        assert_eq!((status, &answer["policy"]), (StatusCode::OK, policy), "{answer}");
+        assert_eq!(world.get(path).await, answer);
+        answer["revision"].as_u64().unwrap()
+    };
+    let in_force = async |robot: &str| {
+        let policy = world.get(&format!("/v1/robots/{robot}")).await["upload_policy"].clone();
+        assert_eq!(policy["applied_revision"], Value::Null, "it never said anything");
+        (policy["source"].as_str().unwrap().to_owned(), policy["revision"].as_u64().unwrap())
+    };
+    let all = put("/v1/upload-policy", &policy).await;
+    let open = json!({"metered": false, "windows": [], "keep_on_site_tasks": []});
+    let one = put("/v1/robots/r1/upload-policy", &open).await;
+    assert!(one > all);
+    assert_eq!((in_force("r1").await, in_force("r2").await), (("robot".into(), one), ("tenant".into(), all)));
+    let (_, cleared) = world.json(Method::DELETE, "/v1/robots/r1/upload-policy", Body::empty()).await;
+    assert_eq!((&cleared["robot"], &cleared["policy"]), (&json!("r1"), &Value::Null));
+    assert_eq!(in_force("r1").await, ("tenant".into(), cleared["revision"].as_u64().unwrap()));
+    let (_, cleared) = world.json(Method::DELETE, "/v1/upload-policy", Body::empty()).await;
+    assert_eq!(in_force("r2").await, ("config".into(), cleared["revision"].as_u64().unwrap()));
     world.service.shutdown().await;
 }
 

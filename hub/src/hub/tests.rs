@@ -342,6 +342,43 @@ async fn a_robot_that_was_away_hears_its_assignment_and_only_once() {
 }
 
 #[tokio::test]
+async fn a_robot_is_told_what_it_may_upload_first_of_all_and_on_every_change_that_concerns_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = started(folder.path()).await;
+    let credentials = hub.add_robot(&identity("r1")).await.unwrap();
+    hub.add_robot(&identity("r2")).await.unwrap();
+    let mut robot = TestRobot::connect(hub.quic_addr(), &credentials).await.unwrap();
+    assert_eq!(robot.allowed, PushedPolicy::default(), "said although there is none: the robot waits for it");
+    let capped = |rate| HubPolicy { bytes_per_second_max: Some(rate), ..HubPolicy::default() };
+    let of = |name: &str| PolicyScope::Robot(identity(name).robot);
+    let set = async |scope: &PolicyScope, policy: Option<&HubPolicy>| {
+        hub.set_upload_policy(&tenant(), scope, policy).await.unwrap().revision
+    };
+    let first = set(&PolicyScope::Tenant, Some(&capped(5000))).await;
+    assert_eq!(robot.policy().await, PushedPolicy { revision: first, policy: Some(capped(5000)) });
+    // Another robot's is not its business: what it hears next is its own.
+    set(&of("r2"), Some(&capped(7000))).await;
+    let own = set(&of("r1"), Some(&capped(6000))).await;
+    assert_eq!(robot.policy().await, PushedPolicy { revision: own, policy: Some(capped(6000)) });
+    let mut changes = hub.changes();
+    robot.report(0, None).await;
+    let status = loop {
+        let status = hub.robot(&tenant(), &identity("r1").robot).await.unwrap().unwrap();
+        if let Some(report) = &status.record.report {
+            assert_eq!(report.upload_policy_revision, own);
+            break status;
+        }
+        changes.recv().await.unwrap();
+    };
+    assert_eq!(status.upload_policy, (robot.allowed.clone(), Some(of("r1"))));
+    drop(robot);
+    let cleared = set(&of("r1"), None).await;
+    let robot = TestRobot::connect_patiently(hub.quic_addr(), &credentials).await;
+    assert_eq!(robot.allowed, PushedPolicy { revision: cleared, policy: Some(capped(5000)) });
+    hub.shutdown().await;
+}
+
+#[tokio::test]
 async fn releases_altered_out_of_order_or_for_nobody_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let hub = started(folder.path()).await;

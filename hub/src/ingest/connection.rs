@@ -113,6 +113,7 @@ enum Event {
     ControlEnded(EndReason),
     Stream(SendStream, RecvStream),
     Assigned,
+    Allowed,
     Ended(ConnectionError),
     Stop,
 }
@@ -153,7 +154,8 @@ pub(super) async fn run(
                 progress,
                 session,
             });
-            let conversation = Conversation { robot, live, control, recorder, uploads: 0, accepted: None, sent: 0 };
+            let conversation =
+                Conversation { robot, live, control, recorder, uploads: 0, accepted: None, sent: 0, allowed: None };
             conversation.run(reports, stop, tasks).await
         }
     };
@@ -188,6 +190,8 @@ struct Conversation {
     accepted: Option<u64>,
     /// The last assignment sent on this connection.
     sent: u64,
+    /// The last revision of the upload policy sent on it.
+    allowed: Option<u64>,
 }
 
 impl Conversation {
@@ -197,6 +201,10 @@ impl Conversation {
         stop: CancellationToken,
         (tasks, own_tasks): (TaskTracker, TaskTracker),
     ) -> EndReason {
+        // Before all else: until then the robot offers nothing.
+        if let Err(reason) = self.send_policy().await {
+            return reason;
+        }
         let (sender, mut reports) = mpsc::channel(REPORTS_MAX);
         tasks.spawn(read_control(control, sender, self.robot.stall()).in_current_span());
         let mut renewal = tokio::time::interval(RENEW_EVERY);
@@ -212,12 +220,14 @@ impl Conversation {
                     Err(error) => Event::Ended(error),
                 },
                 () = self.live.assigned.notified() => Event::Assigned,
+                () = self.live.allowed.notified() => Event::Allowed,
                 _ = renewal.tick() => Event::Assigned,
                 () = stop.cancelled() => Event::Stop,
             };
             let done = match event {
                 Event::Said(said) => self.said(said, &mut reports).await,
                 Event::Assigned => self.send_assignment().await,
+                Event::Allowed => self.send_policy().await,
                 Event::Stream(send, recv) => {
                     if self.uploads == 0 {
                         self.robot.connection.set_max_concurrent_bi_streams(STREAMS_MAX.into());
@@ -288,6 +298,20 @@ impl Conversation {
         self.robot.services.announce(Change::Robot { tenant, robot });
         self.accepted = Some(accepted);
         self.send_assignment().await
+    }
+
+    /// Tells the robot what it may upload, unless it was told already.
+    async fn send_policy(&mut self) -> Result<(), EndReason> {
+        let RobotIdentity { tenant, robot, .. } = &self.robot.identity;
+        let policies = self.robot.services.metadata.upload_policies_of(tenant, robot).await?;
+        let (pushed, _) = policies.in_force(robot);
+        if self.allowed == Some(pushed.revision) {
+            return Ok(());
+        }
+        debug!(revision = pushed.revision, "upload policy sent");
+        self.allowed = Some(pushed.revision);
+        wire::write(&mut self.control, &Message::UploadPolicy(pushed).encode(), self.robot.stall()).await?;
+        Ok(())
     }
 
     /// Sends the robot what it should run, if it does not know.
@@ -387,6 +411,7 @@ async fn serve_stream(robot: Arc<Robot>, upload: UploadId, send: SendStream, mut
             | Message::ChunkRest(_)
             | Message::Ping(_)
             | Message::Pong(_)
+            | Message::UploadPolicy(_)
             | Message::Durable(_)
             | Message::Found(_)
             | Message::Missing

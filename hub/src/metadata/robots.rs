@@ -38,6 +38,8 @@ pub struct RobotReport {
     pub recordings: u64,
     /// The last assignment that it accepted.
     pub assignment_sequence: u64,
+    /// The revision of the hub's upload policy that it keeps to.
+    pub upload_policy_revision: u64,
     /// The releases that it has.
     pub releases: Vec<ReleaseOnRobot>,
 }
@@ -79,6 +81,7 @@ impl From<&Report> for RobotReport {
             spool_bytes: report.spool_bytes,
             recordings: report.recordings,
             assignment_sequence: report.assignment_sequence,
+            upload_policy_revision: report.upload_policy_revision,
             releases: releases.collect(),
         }
     }

@@ -1,7 +1,8 @@
 //! What the metadata promises, in SQLite and in PostgreSQL.
 
 use zunft_protocol::episode::Outcome;
-use zunft_protocol::ids::{Digest, EpisodeId, SnapshotId};
+use zunft_protocol::ids::{Digest, EpisodeId, RobotId, SnapshotId};
+use zunft_protocol::upload_policy::{HubPolicy, PushedPolicy};
 use zunft_skills::data::ActorKind;
 
 use super::*;
@@ -131,6 +132,48 @@ async fn sequences_only_grow() {
         assert_eq!(renewed.releases, ["push@2".parse().unwrap(), "weld@1".parse().unwrap()]);
         let ahead = metadata.next_assignment(&tenant(), &robot, 9, NOW).await.unwrap().unwrap();
         assert_eq!(ahead.sequence, 9);
+        metadata.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_robots_upload_policy_goes_before_its_tenants_and_revisions_only_grow() {
+    each(async |database| {
+        let metadata = database.open().await;
+        let (tenant, robot, other) = (tenant(), identity("r1").robot, identity("r2").robot);
+        let capped = |rate| HubPolicy { bytes_per_second_max: Some(rate), ..HubPolicy::default() };
+        let (all, one) = (PolicyScope::Tenant, PolicyScope::Robot(robot.clone()));
+        let secs = NOW / 1000;
+        let in_force = async |robot: &RobotId| {
+            let found = metadata.upload_policies_of(&tenant, robot).await.unwrap().in_force(robot);
+            assert_eq!(metadata.upload_policies(&tenant).await.unwrap().in_force(robot), found);
+            (found.0.revision, found.0.policy.and_then(|policy| policy.bytes_per_second_max), found.1)
+        };
+        let set = async |scope: &PolicyScope, policy: Option<HubPolicy>, now| {
+            let record = metadata.set_upload_policy(&tenant, scope, policy.as_ref(), now).await.unwrap();
+            assert_eq!((&record.scope, &record.policy), (scope, &policy));
+            record.revision
+        };
+        assert_eq!(in_force(&robot).await, (0, None, None));
+        assert_eq!(set(&all, Some(capped(5000)), NOW).await, secs);
+        assert_eq!(set(&one, Some(capped(6000)), NOW).await, secs + 1);
+        assert_eq!(in_force(&robot).await, (secs + 1, Some(6000), Some(one.clone())));
+        assert_eq!(in_force(&other).await, (secs, Some(5000), Some(all.clone())));
+        // What the tenant's robots may is told to this one, too, although its own policy still holds.
+        assert_eq!(set(&all, Some(HubPolicy { metered: true, ..capped(7000) }), 0).await, secs + 2);
+        assert_eq!(in_force(&robot).await, (secs + 2, Some(6000), Some(one.clone())));
+        assert_eq!(set(&one, None, NOW).await, secs + 3);
+        assert_eq!(in_force(&robot).await, (secs + 3, Some(7000), Some(all.clone())));
+        metadata.close().await;
+        let metadata = database.open().await;
+        let policies = metadata.upload_policies(&tenant).await.unwrap();
+        assert!(policies.of(&all).unwrap().policy.as_ref().unwrap().metered);
+        metadata.set_upload_policy(&tenant, &all, None, NOW + 60_000).await.unwrap();
+        let (pushed, scope) = metadata.upload_policies_of(&tenant, &robot).await.unwrap().in_force(&robot);
+        assert_eq!((pushed, scope), (PushedPolicy { revision: secs + 60, policy: None }, None));
+        let stranger: zunft_protocol::TenantId = "other".parse().unwrap();
+        assert_eq!(metadata.upload_policies(&stranger).await.unwrap(), UploadPolicies::default());
         metadata.close().await;
     })
     .await;

@@ -25,6 +25,7 @@ use crate::limits::{
     ASSIGNED_RELEASES_MAX, CHUNK_BYTES_MAX, EVICTIONS_PER_MESSAGE_MAX, MANIFEST_BYTES_MAX, MESSAGE_BYTES_MAX,
     RESUMES_MAX,
 };
+use crate::upload_policy::{HubPolicy, PushedPolicy, Window};
 
 /// Size of a message's header.
 pub const HEADER_BYTES: usize = 16;
@@ -66,6 +67,8 @@ message_types! {
     Ping = 4, 8;
     /// Yes.
     Pong = 5, 8;
+    /// What may be uploaded.
+    UploadPolicy = 6, MESSAGE_BYTES_MAX;
     /// A manifest.
     Offer = 16, MANIFEST_BYTES_MAX;
     /// Chunks wanted.
@@ -208,6 +211,7 @@ impl Header {
             | MessageType::Root
             | MessageType::Ping
             | MessageType::Pong
+            | MessageType::UploadPolicy
             | MessageType::Offer
             | MessageType::Want
             | MessageType::Later
@@ -240,6 +244,7 @@ fn summed(message_type: MessageType, body: &[u8]) -> &[u8] {
         | MessageType::Root
         | MessageType::Ping
         | MessageType::Pong
+        | MessageType::UploadPolicy
         | MessageType::Offer
         | MessageType::Want
         | MessageType::Later
@@ -309,6 +314,7 @@ struct ReportV1 {
     spool_bytes: u64,
     recordings: u64,
     assignment_sequence: u64,
+    upload_policy_revision: u64,
     releases: Vec<ReleaseReportV1>,
 }
 
@@ -323,6 +329,22 @@ struct ReleaseReportV1 {
 #[derive(Archive, Serialize, Deserialize)]
 struct BytesV1 {
     bytes: Vec<u8>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct UploadPolicyV1 {
+    revision: u64,
+    policy: Option<HubPolicyV1>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct HubPolicyV1 {
+    bytes_per_second_max: Option<u64>,
+    bytes_per_second_max_acting: Option<u64>,
+    metered: bool,
+    /// First minute of the day, first minute after.
+    windows: Vec<(u16, u16)>,
+    keep_on_site_tasks: Vec<String>,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -403,6 +425,7 @@ fn encode_body(message: &Message) -> (MessageType, Vec<u8>) {
         Message::Report(report) => (MessageType::Report, archive!(report_v1(report))),
         Message::Assign(object) => (MessageType::Assign, archive!(BytesV1 { bytes: object.envelope.clone() })),
         Message::Root(object) => (MessageType::Root, archive!(BytesV1 { bytes: object.envelope.clone() })),
+        Message::UploadPolicy(pushed) => (MessageType::UploadPolicy, archive!(upload_policy_v1(pushed))),
         Message::Offer(manifest) => (MessageType::Offer, manifest.clone()),
         Message::Ping(number) => (MessageType::Ping, number.to_le_bytes().to_vec()),
         Message::Pong(number) => (MessageType::Pong, number.to_le_bytes().to_vec()),
@@ -454,6 +477,9 @@ fn decode_body(message_type: MessageType, body: Vec<u8>) -> Result<Message, Deco
             Message::Assign(SignedObject { envelope: unarchive!(BytesV1, message_type, &body).bytes })
         }
         MessageType::Root => Message::Root(SignedObject { envelope: unarchive!(BytesV1, message_type, &body).bytes }),
+        MessageType::UploadPolicy => {
+            Message::UploadPolicy(upload_policy(unarchive!(UploadPolicyV1, message_type, &body))?)
+        }
         MessageType::Offer => Message::Offer(body),
         MessageType::Ping => Message::Ping(u64::from_le_bytes(body.try_into().map_err(|_| malformed())?)),
         MessageType::Pong => Message::Pong(u64::from_le_bytes(body.try_into().map_err(|_| malformed())?)),
@@ -512,6 +538,38 @@ fn decode_body(message_type: MessageType, body: Vec<u8>) -> Result<Message, Deco
     })
 }
 
+fn upload_policy_v1(pushed: &PushedPolicy) -> UploadPolicyV1 {
+    let policy = pushed.policy.as_ref().map(|policy| HubPolicyV1 {
+        bytes_per_second_max: policy.bytes_per_second_max,
+        bytes_per_second_max_acting: policy.bytes_per_second_max_acting,
+        metered: policy.metered,
+        windows: policy.windows.iter().map(|window| window.minutes()).collect(),
+        keep_on_site_tasks: policy.keep_on_site_tasks.iter().map(|task| task.as_str().to_owned()).collect(),
+    });
+    UploadPolicyV1 { revision: pushed.revision, policy }
+}
+
+fn upload_policy(body: UploadPolicyV1) -> Result<PushedPolicy, DecodeError> {
+    let message_type = MessageType::UploadPolicy;
+    let malformed = || DecodeError::Body { message_type };
+    let policy = |body: HubPolicyV1| {
+        let windows = body.windows.iter().map(|&(from, to)| Window::new(from, to).map_err(|_| malformed()));
+        let tasks = body.keep_on_site_tasks.iter().map(|task| task.parse());
+        let policy = HubPolicy {
+            bytes_per_second_max: body.bytes_per_second_max,
+            bytes_per_second_max_acting: body.bytes_per_second_max_acting,
+            metered: body.metered,
+            windows: windows.collect::<Result<_, _>>()?,
+            keep_on_site_tasks: tasks
+                .collect::<Result<_, _>>()
+                .map_err(|source| DecodeError::Name { message_type, source })?,
+        };
+        policy.check().map_err(|_| malformed())?;
+        Ok(policy)
+    };
+    Ok(PushedPolicy { revision: body.revision, policy: body.policy.map(policy).transpose()? })
+}
+
 fn want_v1(want: &Want) -> WantV1 {
     let resume = want.resume.iter().take(RESUMES_MAX).map(|resume| (resume.chunk, resume.from));
     WantV1 { bitmap: want.bitmap.clone(), resume: resume.collect() }
@@ -537,6 +595,7 @@ fn report_v1(report: &Report) -> ReportV1 {
         spool_bytes: report.spool_bytes,
         recordings: report.recordings,
         assignment_sequence: report.assignment_sequence,
+        upload_policy_revision: report.upload_policy_revision,
         releases: releases.collect(),
     }
 }
@@ -567,6 +626,7 @@ fn report(body: ReportV1) -> Result<Report, DecodeError> {
         spool_bytes: body.spool_bytes,
         recordings: body.recordings,
         assignment_sequence: body.assignment_sequence,
+        upload_policy_revision: body.upload_policy_revision,
         releases,
     })
 }

@@ -3,7 +3,7 @@
 //! Pure. The shell opens a stream for each [`AgentOrder::Offer`], sends what is asked for and feeds back the
 //! replies. The robot's copy is freed on a valid receipt and on nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::UploadReply;
@@ -97,10 +97,10 @@ pub enum AgentEvent {
         /// What.
         reply: UploadReply,
     },
-    /// The episode is gone from the disk: it was given up for want of room.
+    /// Episodes that are not to be offered any more: given up for want of room, or kept on site from now on.
     Withdrawn {
         /// Which.
-        episode: EpisodeId,
+        episodes: BTreeSet<EpisodeId>,
     },
     /// An upload stream broke, or its episode could not be read.
     Broken {
@@ -235,10 +235,12 @@ impl AgentSession {
                 self.window_bytes = carried.max(self.window_bytes / 2).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX);
             }
             AgentEvent::Replied { episode, reply } => self.replied(episode, reply, now),
-            AgentEvent::Withdrawn { episode } => {
-                self.waiting.retain(|(.., waiting), _| *waiting != episode);
-                if self.open.remove(&episode).is_some() {
-                    self.orders.push(AgentOrder::Close { episode });
+            AgentEvent::Withdrawn { episodes } => {
+                self.waiting.retain(|(.., waiting), _| !episodes.contains(waiting));
+                for episode in episodes {
+                    if self.open.remove(&episode).is_some() {
+                        self.orders.push(AgentOrder::Close { episode });
+                    }
                 }
             }
             AgentEvent::Broken { episode } => self.put_back(episode, now + RETRY_AFTER),
@@ -520,11 +522,11 @@ mod tests {
     fn an_episode_that_was_given_up_is_neither_offered_nor_freed() {
         let mut robot = robot();
         let _orders = robot.seal(1, UploadClass::Bulk);
-        assert!(robot.tell(AgentEvent::Withdrawn { episode: episode(1) }).is_empty());
+        assert!(robot.tell(AgentEvent::Withdrawn { episodes: [episode(1)].into() }).is_empty());
         assert!(robot.tell(AgentEvent::Connected).is_empty());
         let _orders = robot.seal(2, UploadClass::Bulk);
         let close = [AgentOrder::Close { episode: episode(2) }];
-        assert_eq!(robot.tell(AgentEvent::Withdrawn { episode: episode(2) }), close);
+        assert_eq!(robot.tell(AgentEvent::Withdrawn { episodes: [episode(2)].into() }), close);
         assert!(robot.reply(2, durable(2)).is_empty(), "its receipt comes too late");
         assert_eq!(robot.session.pending(), 0);
     }
@@ -547,7 +549,7 @@ mod tests {
     }
 
     fn policy(metered: bool, windows: &[(u16, u16)]) -> AgentEvent {
-        let windows = windows.iter().map(|&(from, to)| crate::session::policy::Window::new(from, to).unwrap());
+        let windows = windows.iter().map(|&(from, to)| crate::upload_policy::Window::new(from, to).unwrap());
         AgentEvent::Policy(UploadPolicy { windows: windows.collect(), metered })
     }
 

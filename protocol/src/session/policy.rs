@@ -3,54 +3,20 @@
 use std::time::{Duration, Instant};
 
 use super::agent::UploadClass;
+use crate::upload_policy::Window;
 
 const SECS_OF_DAY: u32 = 86_400;
-const MINUTES_OF_DAY: u16 = 1_440;
 
-/// A time of day in which uploads are allowed: from its first minute on, up to its last, which is not part of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Window {
-    from_minute: u16,
-    to_minute: u16,
+/// Whether a second of the day is in a window.
+fn contains(window: Window, secs_of_day: u32) -> bool {
+    let (from, to) = edges(window);
+    if from < to { (from..to).contains(&secs_of_day) } else { secs_of_day >= from || secs_of_day < to }
 }
 
-/// Why two times of day are no window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum WindowError {
-    /// Not a time of day.
-    #[error("minute {minute} is not in a day of {MINUTES_OF_DAY}")]
-    Minute {
-        /// Which.
-        minute: u16,
-    },
-    /// Both the same: all day, or never?
-    #[error("begins when it ends; leave the window out to upload at any time")]
-    Empty,
-}
-
-impl Window {
-    /// A window between two minutes of the day; over midnight where the second is the earlier one.
-    pub fn new(from_minute: u16, to_minute: u16) -> Result<Self, WindowError> {
-        for minute in [from_minute, to_minute] {
-            if minute >= MINUTES_OF_DAY {
-                return Err(WindowError::Minute { minute });
-            }
-        }
-        if from_minute == to_minute {
-            return Err(WindowError::Empty);
-        }
-        Ok(Self { from_minute, to_minute })
-    }
-
-    fn contains(self, secs_of_day: u32) -> bool {
-        let (from, to) = self.edges();
-        if from < to { (from..to).contains(&secs_of_day) } else { secs_of_day >= from || secs_of_day < to }
-    }
-
-    /// Its first second, and the first after it.
-    fn edges(self) -> (u32, u32) {
-        (u32::from(self.from_minute) * 60, u32::from(self.to_minute) * 60)
-    }
+/// A window's first second, and the first after it.
+fn edges(window: Window) -> (u32, u32) {
+    let (from, to) = window.minutes();
+    (u32::from(from) * 60, u32::from(to) * 60)
 }
 
 /// What the operator allows.
@@ -83,7 +49,7 @@ impl Rules {
     pub(super) fn open(&self, now: Instant) -> bool {
         match self.secs_of_day(now) {
             Some(secs) if !self.policy.windows.is_empty() => {
-                self.policy.windows.iter().any(|window| window.contains(secs))
+                self.policy.windows.iter().any(|&window| contains(window, secs))
             }
             Some(_) | None => true,
         }
@@ -97,7 +63,7 @@ impl Rules {
     /// When a window begins or ends next.
     pub(super) fn changes_at(&self, now: Instant) -> Option<Instant> {
         let secs = self.secs_of_day(now)?;
-        let edges = self.policy.windows.iter().flat_map(|window| <[u32; 2]>::from(window.edges()));
+        let edges = self.policy.windows.iter().flat_map(|&window| <[u32; 2]>::from(edges(window)));
         let wait = edges.map(|edge| (edge + SECS_OF_DAY - secs - 1) % SECS_OF_DAY + 1).min()?;
         Some(now + Duration::from_secs(u64::from(wait)))
     }
@@ -166,11 +132,5 @@ mod tests {
         assert!(!rules.open(now + Duration::from_secs(3599)));
         assert!(rules.open(now + Duration::from_secs(3600)));
         assert!(rules.open(now + Duration::from_secs(3600 + 86_400 * 3)), "days later as well");
-    }
-
-    #[test]
-    fn what_is_no_window_is_refused() {
-        assert_eq!(Window::new(0, 1440), Err(WindowError::Minute { minute: 1440 }));
-        assert_eq!(Window::new(5, 5), Err(WindowError::Empty));
     }
 }

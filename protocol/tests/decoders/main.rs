@@ -21,6 +21,7 @@ use zunft_protocol::release::{
     ASSIGNMENT_TYPE, Assignment, RELEASE_TYPE, ROOT_TYPE, ReleaseManifest, Root, Trust, verify_release,
 };
 use zunft_protocol::snapshot::Snapshot;
+use zunft_protocol::upload_policy::PushedPolicy;
 
 use strategies::{
     Mutation, act, assignment, begin, bytes, embodiment, encoding, manifest, message, mutations, release_manifest,
@@ -35,6 +36,7 @@ fn decode_everything(bytes: &[u8]) {
     let _envelope = Envelope::parse(bytes, ENVELOPE_BYTES_MAX);
     let _root = serde_json::from_slice::<Root>(bytes);
     let _assignment = serde_json::from_slice::<Assignment>(bytes);
+    let _policy = serde_json::from_slice::<PushedPolicy>(bytes);
     if let Ok(manifest) = ReleaseManifest::decode(bytes) {
         let _id = (manifest.embodiment.id(), manifest.bytes());
     }
@@ -210,6 +212,13 @@ proptest! {
         let bytes = message.encode();
         prop_assert_eq!(&Message::decode(&bytes).unwrap(), &message);
         mutate_and_decode(bytes, &mutations);
+    }
+
+    #[test]
+    fn policies_come_back(pushed in strategies::pushed_policy(), mutations in mutations()) {
+        let body = serde_json::to_vec(&pushed).unwrap();
+        prop_assert_eq!(&serde_json::from_slice::<PushedPolicy>(&body).unwrap(), &pushed);
+        mutate_and_decode(body, &mutations);
     }
 
     #[test]

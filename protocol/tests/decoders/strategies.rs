@@ -17,7 +17,7 @@ use zunft_protocol::episode::{
 use zunft_protocol::ids::{
     BootId, ChunkId, Digest, EmbodimentId, EpisodeId, KeyId, RecordingId, ReleaseId, SkillVersion, SnapshotId, TaskName,
 };
-use zunft_protocol::limits::RESUMES_MAX;
+use zunft_protocol::limits::{RESUMES_MAX, UPLOAD_BYTES_PER_SECOND_MIN};
 use zunft_protocol::local::{Act, Begin, BeginActor};
 use zunft_protocol::message::{
     ChunkBytes, ChunkRest, EvictionReason, Fetch, Found, Later, Message, Receipt, Reject, RejectReason, ReleaseReport,
@@ -27,6 +27,7 @@ use zunft_protocol::release::{
     AssignedRelease, Assignment, Lineage, Publisher, ReleaseFile, ReleaseManifest, Root, VersionFloor,
 };
 use zunft_protocol::snapshot::{Snapshot, SnapshotEpisode};
+use zunft_protocol::upload_policy::{HubPolicy, PushedPolicy, Window};
 
 /// One way to damage bytes.
 #[derive(Debug, Clone)]
@@ -326,6 +327,7 @@ fn report() -> impl Strategy<Value = Report> {
             spool_bytes,
             recordings,
             assignment_sequence: sequence,
+            upload_policy_revision: sequence / 2,
             releases,
         },
     )
@@ -391,7 +393,22 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         any::<u64>().prop_map(Message::Pong),
         vec(tombstone(), 0..5).prop_map(Message::Evicted),
         vec(any::<u64>(), 0..5).prop_map(Message::EvictionsStored),
+        pushed_policy().prop_map(Message::UploadPolicy),
     ]
+}
+
+pub(crate) fn pushed_policy() -> impl Strategy<Value = PushedPolicy> {
+    let cap = || option::of(UPLOAD_BYTES_PER_SECOND_MIN..);
+    let window = (0..1440_u16, 0..1440_u16).prop_filter_map("a window", |(from, to)| Window::new(from, to).ok());
+    let policy = (cap(), cap(), any::<bool>(), vec(window, 0..5), proptest::collection::btree_set(name(), 0..5));
+    let policy = policy.prop_map(|(max, acting, metered, windows, keep_on_site_tasks)| HubPolicy {
+        bytes_per_second_max: max,
+        bytes_per_second_max_acting: acting,
+        metered,
+        windows,
+        keep_on_site_tasks,
+    });
+    (any::<u64>(), option::of(policy)).prop_map(|(revision, policy)| PushedPolicy { revision, policy })
 }
 
 fn resume() -> impl Strategy<Value = Resume> {

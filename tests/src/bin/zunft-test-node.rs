@@ -1,4 +1,5 @@
-//! A hub or an agent as a process of its own, for tests that kill it: `zunft-test-node hub|agent CONFIG`.
+//! A hub or an agent as a process of its own, for tests that kill it: `zunft-test-node hub|service|agent CONFIG`;
+//! a service is a hub with its HTTP API.
 
 use std::path::Path;
 
@@ -8,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 use zunft_agent::config::Config;
 use zunft_hub::config::HubConfig;
 use zunft_hub::hub::Hub;
+use zunft_hub::service::Service;
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
@@ -16,8 +18,9 @@ fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match role.as_str() {
         "hub" => hub(Path::new(config)),
+        "service" => service(Path::new(config)),
         "agent" => Ok(zunft_agent::agent::run_until_signal(&Config::load(Path::new(config))?)?),
-        other => bail!("{other:?} is neither hub nor agent"),
+        other => bail!("{other:?} is neither hub, service nor agent"),
     }
 }
 
@@ -28,6 +31,17 @@ fn hub(config: &Path) -> anyhow::Result<()> {
         let handle = Hub::start(config).await?;
         signal(SignalKind::terminate())?.recv().await;
         handle.shutdown().await;
+        Ok(())
+    })
+}
+
+fn service(config: &Path) -> anyhow::Result<()> {
+    let config = HubConfig::load(Some(config))?;
+    let runtime = tokio::runtime::Runtime::new().context("runtime")?;
+    runtime.block_on(async {
+        let service = Service::start(config).await?;
+        signal(SignalKind::terminate())?.recv().await;
+        service.shutdown().await;
         Ok(())
     })
 }

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::UdpSocket;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tempfile::TempDir;
 use zunft_client::Robot;
 use zunft_hub::config::HubConfig;
@@ -36,6 +38,9 @@ pub(crate) struct Stored {
 
 pub(crate) struct Fleet {
     folder: TempDir,
+    /// `hub` or `service`.
+    role: &'static str,
+    http: SocketAddr,
     hub: Option<Child>,
     agents: Vec<Option<Child>>,
 }
@@ -43,15 +48,25 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// Makes keys, certificates and configurations for a hub and `robots` agents, and starts them all.
     pub(crate) fn start(robots: usize) -> Self {
+        Self::start_as("hub", robots)
+    }
+
+    /// As [`Self::start`], with the hub's HTTP API.
+    pub(crate) fn start_with_api(robots: usize) -> Self {
+        Self::start_as("service", robots)
+    }
+
+    fn start_as(role: &'static str, robots: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // The port is free now; the hub binds it at once and again after each kill.
         let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let http = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let hub_toml = format!(
-            "data_dir = {:?}\n[quic]\nlisten = \"{address}\"\n[http]\nlisten = \"127.0.0.1:0\"\n",
+            "data_dir = {:?}\n[quic]\nlisten = \"{address}\"\n[http]\nlisten = \"{http}\"\n",
             folder.path().join("hub")
         );
         fs::write(folder.path().join("hub.toml"), hub_toml).unwrap();
-        let mut fleet = Self { folder, hub: None, agents: (0..robots).map(|_| None).collect() };
+        let mut fleet = Self { folder, role, http, hub: None, agents: (0..robots).map(|_| None).collect() };
         fleet.with_hub_here(async |hub| {
             for i in 0..robots {
                 let identity = RobotIdentity {
@@ -83,7 +98,7 @@ impl Fleet {
     }
 
     pub(crate) fn start_hub(&mut self) {
-        self.hub = Some(node("hub", &self.folder.path().join("hub.toml")));
+        self.hub = Some(node(self.role, &self.folder.path().join("hub.toml")));
     }
 
     pub(crate) fn start_agent(&mut self, i: usize) {
@@ -98,6 +113,29 @@ impl Fleet {
     /// `kill -9`.
     pub(crate) fn kill_agent(&mut self, i: usize) {
         kill(self.agents[i].take());
+    }
+
+    /// Asks the hub's API, once it listens; it must answer with what was asked for.
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
+        let token = fs::read_to_string(self.folder.path().join("hub/pki/admin.token")).unwrap();
+        let body = body.to_string();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: hub\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            token.trim(),
+            body.len()
+        );
+        let mut stream = eventually("the hub's API listens", || TcpStream::connect(self.http).ok());
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{method} {path}: {answer}");
+        serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+    }
+
+    /// Waits until agent `i` says so of itself.
+    pub(crate) fn wait_for_status(&self, i: usize, what: &str, met: impl Fn(&Value) -> bool) {
+        eventually(what, || met(&self.robot(i).status().ok()?).then_some(()));
     }
 
     /// A control program's connection to agent `i`, once it listens.
@@ -219,7 +257,7 @@ fn kill(process: Option<Child>) {
 
 /// Waits for a condition, which other processes bring about.
 #[expect(clippy::disallowed_methods, reason = "real processes take real time")]
-fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let give_up = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look() {

@@ -16,6 +16,7 @@ use zunft_protocol::message::{
     CloseCode, Fetch, HEADER_BYTES, Header, Message, Receipt, RejectReason, Report, Tombstone,
 };
 use zunft_protocol::release::{Root, Trust};
+use zunft_protocol::upload_policy::PushedPolicy;
 
 use crate::fixtures::Episode;
 use crate::pki::{HUB_DNS_NAME, RobotCredentials};
@@ -25,6 +26,8 @@ const TRIES_MAX: usize = 50;
 
 pub(super) struct TestRobot {
     pub(super) root: Root,
+    /// What the hub allowed first of all.
+    pub(super) allowed: PushedPolicy,
     connection: Connection,
     control: (SendStream, RecvStream),
     _endpoint: Endpoint,
@@ -50,11 +53,13 @@ impl TestRobot {
             HelloAnswer::decode(answer).ok()?;
             Some((send, recv))
         };
-        let Some(control) = hello.await else {
+        let Some(mut control) = hello.await else {
             return Err(close_code(&connection.closed().await));
         };
+        let message = read(&mut control.1).await;
+        let Message::UploadPolicy(allowed) = message else { panic!("{message:?} before the upload policy") };
         let trust = Trust::pin(&credentials.root, credentials.identity.robot.clone(), 0).unwrap();
-        Ok(Self { root: trust.root().clone(), connection, control, _endpoint: endpoint })
+        Ok(Self { root: trust.root().clone(), allowed, connection, control, _endpoint: endpoint })
     }
 
     /// Connects, trying again while an older connection of this robot is still thought alive.
@@ -78,6 +83,7 @@ impl TestRobot {
             spool_bytes: 0,
             recordings: 0,
             assignment_sequence,
+            upload_policy_revision: self.allowed.revision,
             releases: Vec::new(),
         };
         self.control.0.write_all(&Message::Report(report).encode()).await.unwrap();
@@ -96,6 +102,14 @@ impl TestRobot {
         let message = read(&mut self.control.1).await;
         let Message::Assign(object) = message else { panic!("{message:?} on the control stream") };
         object.envelope
+    }
+
+    /// The next upload policy that the hub sends; it is kept to.
+    pub(super) async fn policy(&mut self) -> PushedPolicy {
+        let message = read(&mut self.control.1).await;
+        let Message::UploadPolicy(pushed) = message else { panic!("{message:?} on the control stream") };
+        self.allowed = pushed.clone();
+        pushed
     }
 
     /// Waits for a sign of life.

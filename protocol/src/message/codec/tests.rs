@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use crate::limits::{KEPT_TASKS_MAX, UPLOAD_WINDOWS_MAX};
+
 use super::*;
 
 fn report() -> Report {
@@ -13,12 +15,24 @@ fn report() -> Report {
         spool_bytes: 6,
         recordings: 7,
         assignment_sequence: 8,
+        upload_policy_revision: 9,
         releases: vec![ReleaseReport {
             release: "push@2".parse().unwrap(),
             state: ReleaseState::Failed,
             reason: "golden vectors differ".into(),
         }],
     }
+}
+
+fn pushed_policy() -> PushedPolicy {
+    let policy = HubPolicy {
+        bytes_per_second_max: Some(100_000),
+        bytes_per_second_max_acting: None,
+        metered: true,
+        windows: vec![Window::new(1320, 365).unwrap()],
+        keep_on_site_tasks: ["fold".parse().unwrap(), "weld".parse().unwrap()].into(),
+    };
+    PushedPolicy { revision: 258, policy: Some(policy) }
 }
 
 fn tombstone_of(ordinal: u64) -> Tombstone {
@@ -78,6 +92,7 @@ fn messages() -> Vec<Message> {
         Message::Pong(13),
         Message::Evicted(vec![tombstone_of(12), Tombstone { reason: EvictionReason::DiskFull, ..tombstone_of(13) }]),
         Message::EvictionsStored(vec![12, 13]),
+        Message::UploadPolicy(pushed_policy()),
     ]
 }
 
@@ -95,8 +110,8 @@ fn the_bytes_of_every_message_are_frozen() {
     assert_eq!(digests, FROZEN);
 }
 
-const FROZEN: [&str; 17] = [
-    "8eca54cb16420adc",
+const FROZEN: [&str; 18] = [
+    "e4eca8933f676538",
     "42ee7a76a9166f71",
     "8ffe19abb39ab40f",
     "d3517df9c5af3a6a",
@@ -113,6 +128,7 @@ const FROZEN: [&str; 17] = [
     "ef43d3ede8da37fc",
     "fb960636bfab80cd",
     "865f94594f6881fc",
+    "4b7b7895757dd4b6",
 ];
 
 #[test]
@@ -186,6 +202,35 @@ fn a_want_that_resumes_more_than_allowed_is_malformed() {
     assert!(matches!(Message::decode(&forged(MessageType::Want, &body)), Err(DecodeError::Body { .. })));
 }
 
+#[test]
+fn the_largest_policy_fits_and_one_beyond_its_limits_is_malformed() {
+    let decode = |policy: HubPolicy| {
+        let message = Message::UploadPolicy(PushedPolicy { revision: u64::MAX, policy: Some(policy) });
+        (Message::decode(&message.encode()), message)
+    };
+    let task = |n: usize| format!("{n:0>63}").parse().unwrap();
+    let largest = HubPolicy {
+        windows: vec![Window::new(0, 1).unwrap(); UPLOAD_WINDOWS_MAX],
+        keep_on_site_tasks: (0..KEPT_TASKS_MAX).map(task).collect(),
+        ..HubPolicy::default()
+    };
+    let (decoded, message) = decode(largest.clone());
+    assert_eq!(decoded, Ok(message));
+    let refused = |policy| assert!(matches!(decode(policy).0, Err(DecodeError::Body { .. })));
+    refused(HubPolicy { windows: vec![Window::new(0, 1).unwrap(); UPLOAD_WINDOWS_MAX + 1], ..largest.clone() });
+    refused(HubPolicy { keep_on_site_tasks: (0..=KEPT_TASKS_MAX).map(task).collect(), ..largest.clone() });
+    refused(HubPolicy { bytes_per_second_max: Some(4095), ..largest });
+    let policy = HubPolicyV1 {
+        bytes_per_second_max: None,
+        bytes_per_second_max_acting: None,
+        metered: false,
+        windows: vec![(7, 1440)],
+        keep_on_site_tasks: Vec::new(),
+    };
+    let body = archive!(UploadPolicyV1 { revision: 1, policy: Some(policy) });
+    assert!(matches!(Message::decode(&forged(MessageType::UploadPolicy, &body)), Err(DecodeError::Body { .. })));
+}
+
 /// A message whose body was replaced, with a checksum that fits: only validation stands in the way.
 fn forged(message_type: MessageType, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -206,13 +251,13 @@ proptest! {
     }
 
     #[test]
-    fn forged_bodies_never_panic(which in 0..17_usize, body in proptest::collection::vec(any::<u8>(), 0..300)) {
+    fn forged_bodies_never_panic(which in 0..18_usize, body in proptest::collection::vec(any::<u8>(), 0..300)) {
         let (message_type, _) = encode_body(&messages()[which]);
         let _message = Message::decode(&forged(message_type, &body));
     }
 
     #[test]
-    fn mutated_bodies_never_panic(which in 0..17_usize, at: prop::sample::Index, value: u8) {
+    fn mutated_bodies_never_panic(which in 0..18_usize, at: prop::sample::Index, value: u8) {
         let (message_type, mut body) = encode_body(&messages()[which]);
         if !body.is_empty() {
             let at = at.index(body.len());
