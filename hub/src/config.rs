@@ -17,6 +17,11 @@ use zunft_protocol::limits::UPLOAD_BYTES_HELD_MAX;
 pub use self::secret::{Secret, SecretUrl};
 use crate::services::MANIFEST_MEMORY_MAX;
 
+/// A hundred years.
+const ORPHAN_DAYS_MAX: u64 = 36_500;
+
+const DAY_MILLIS: u64 = 24 * 60 * 60 * 1000;
+
 /// Prefix of environment variables; `__` separates sections: `ZUNFT_HUB__QUIC__LISTEN`.
 const ENVIRONMENT_PREFIX: &str = "ZUNFT_HUB__";
 
@@ -82,6 +87,10 @@ pub struct StoreConfig {
     /// Objects are named after their content, so two hubs' puts of one name write the same bytes; but whoever else can
     /// write to the bucket could replace an object unnoticed.
     pub accept_unconditional_put: bool,
+    /// Days for which chunks stay that were stored ahead of their episode, which never came. Default: 14; 0: for ever.
+    ///
+    /// They are counted from when a robot last sent or offered them: a robot that is away for longer sends them again.
+    pub orphan_days: u32,
     /// How to reach `s3://`.
     pub s3: S3Config,
 }
@@ -153,6 +162,16 @@ pub struct LimitsConfig {
     pub stall_secs: u64,
 }
 
+impl StoreConfig {
+    /// Before when chunks must have been stored that are forgotten now, in milliseconds since 1970; none are at 0.
+    pub(crate) fn orphaned_before(&self, now_unix_ms: u64) -> u64 {
+        match self.orphan_days {
+            0 => 0,
+            days => now_unix_ms.saturating_sub(u64::from(days) * DAY_MILLIS),
+        }
+    }
+}
+
 impl LimitsConfig {
     /// See [`Self::greeting_secs`].
     pub(crate) fn greeting(&self) -> Duration {
@@ -203,6 +222,7 @@ impl Default for StoreConfig {
             pack_bytes_max: 64 * 1024 * 1024,
             commit_interval_millis: 10,
             accept_unconditional_put: false,
+            orphan_days: 14,
             s3: S3Config::default(),
         }
     }
@@ -302,6 +322,10 @@ impl HubConfig {
         let found = self.store.commit_interval_millis;
         if found > 1000 {
             return Err(ConfigError::Range { key: "store.commit_interval_millis", found, allowed: "at most 1000" });
+        }
+        let found = u64::from(self.store.orphan_days);
+        if found > ORPHAN_DAYS_MAX {
+            return Err(ConfigError::Range { key: "store.orphan_days", found, allowed: "at most 36500" });
         }
         let found = self.limits.connections_max as u64;
         if found == 0 {

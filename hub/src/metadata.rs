@@ -16,6 +16,7 @@ mod runs;
 mod snapshots;
 mod sql;
 mod sqlite;
+mod unnamed;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -37,6 +38,7 @@ pub(crate) use robots::NewReport;
 pub use robots::{ReleaseOnRobot, RobotRecord, RobotReport};
 pub use runs::{RunRecord, RunState};
 pub use snapshots::SnapshotRecord;
+pub(crate) use unnamed::KEPT_FOR;
 
 /// Readers at once; SQLite serves each from its own thread, PostgreSQL from its own process.
 const READERS: u32 = 4;
@@ -167,7 +169,12 @@ fn migrations() -> Migrator {
     let simple = |version, name: &'static str, sql: &'static str| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
-    Migrator::with_migrations(vec![simple(1, "initial", initial), simple(4, "evictions", evictions)])
+    let unnamed = include_str!("../migrations/0006_unnamed_chunks.sql");
+    Migrator::with_migrations(vec![
+        simple(1, "initial", initial),
+        simple(4, "evictions", evictions),
+        simple(6, "unnamed chunks", unnamed),
+    ])
 }
 
 /// The word that a unit variant is written as.
