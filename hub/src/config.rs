@@ -44,6 +44,8 @@ pub struct HubConfig {
     pub metadata: MetadataConfig,
     /// Bounds on what robots may use.
     pub limits: LimitsConfig,
+    /// What it tells of its work.
+    pub telemetry: TelemetryConfig,
 }
 
 /// Where robots connect.
@@ -122,6 +124,17 @@ pub struct MetadataConfig {
     pub url: SecretUrl,
 }
 
+/// What the hub tells of its work.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetryConfig {
+    /// Where spans of connections, uploads and training runs go, by OTLP over HTTP: `http://HOST:PORT` of a collector.
+    /// Empty: nowhere. Default: empty.
+    ///
+    /// Only a program that was built with the feature `otlp` can.
+    pub otlp_endpoint: String,
+}
+
 /// Which store the configuration names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StorePlace {
@@ -198,6 +211,7 @@ impl Default for HubConfig {
             store: StoreConfig::default(),
             metadata: MetadataConfig::default(),
             limits: LimitsConfig::default(),
+            telemetry: TelemetryConfig::default(),
         }
     }
 }

@@ -35,7 +35,9 @@ pub(super) async fn serve(
     send: SendStream,
     recv: &mut RecvStream,
 ) -> Result<(), WireError> {
-    let span = info_span!("upload", episode = %EpisodeId::of(&manifest));
+    let identity = &robot.identity;
+    let (tenant, name, episode) = (&identity.tenant, &identity.robot, EpisodeId::of(&manifest));
+    let span = info_span!("upload", %tenant, robot = %name, %episode);
     let arriving = Arriving::default();
     let mut stream = UploadStream {
         robot,
