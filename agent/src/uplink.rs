@@ -26,11 +26,12 @@ use quinn::{ConnectError, ConnectionError, Endpoint, Runtime as _, TokioRuntime}
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 use zunft_protocol::ids::EpisodeId;
 use zunft_protocol::message::{CloseCode, Report};
 use zunft_protocol::session::agent::{AgentEvent, AgentSession, UploadClass};
 use zunft_protocol::upload_policy::PushedPolicy;
-use zunft_protocol::{Outcome, TaskName, TenantId};
+use zunft_protocol::{Outcome, RobotId, TaskName, TenantId};
 
 use self::cap::{Cap, CappedSocket};
 use self::connection::{Connection, ConnectionEnd};
@@ -44,6 +45,7 @@ use crate::activity::Activity;
 use crate::clock::RobotClock;
 use crate::config::UploadConfig;
 use crate::embodiment::Body;
+use crate::identity::Identity;
 use crate::releases::Releases;
 use crate::spool::{Spool, StoredEpisode};
 
@@ -308,6 +310,7 @@ pub(crate) struct Uplink {
     target: Target,
     services: Services,
     tenant: TenantId,
+    robot: RobotId,
     config: quinn::ClientConfig,
     cap: Cap,
     requests: mpsc::Receiver<Request>,
@@ -359,11 +362,17 @@ pub(crate) fn fetch_link() -> (HubFetch, FetchLink) {
 
 impl Uplink {
     /// Reads the certificates and sets the limits; nothing is connected yet.
-    pub(crate) fn new(target: Target, services: Services, tenant: TenantId, link: FetchLink) -> Result<Self, TlsError> {
+    pub(crate) fn new(
+        target: Target,
+        services: Services,
+        identity: &Identity,
+        link: FetchLink,
+    ) -> Result<Self, TlsError> {
         let config = tls::client_config(&target.credentials, Arc::clone(&services.clock))?;
         let FetchLink { requests, connected } = link;
         let cap = Cap::new(None, now());
-        Ok(Self { target, services, tenant, config, cap, requests, connected })
+        let (tenant, robot) = (identity.tenant.clone(), identity.robot.clone());
+        Ok(Self { target, services, tenant, robot, config, cap, requests, connected })
     }
 
     /// Connects, serves and connects again, until told to stop.
@@ -384,9 +393,11 @@ impl Uplink {
         let mut failures = 0;
         while !stop.is_cancelled() {
             let began = now();
+            let (tenant, robot) = (&self.tenant, &self.robot);
+            let span = tracing::info_span!("connection", hub = self.target.address, %tenant, %robot);
             let end = tokio::select! {
                 () = stop.cancelled() => break,
-                end = self.connect_and_serve(&mut uploads, &stop) => end,
+                end = self.connect_and_serve(&mut uploads, &stop).instrument(span) => end,
             };
             self.connected.send_replace(false);
             let reason = crate::text::chain(&end);

@@ -8,6 +8,7 @@ use quinn::{RecvStream, SendStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 use zunft_protocol::hello::{HELLO_BYTES, Hello, HelloAnswer};
 use zunft_protocol::ids::EpisodeId;
 use zunft_protocol::limits::{EVICTIONS_PER_MESSAGE_MAX, UPLOADS_IN_FLIGHT_MAX};
@@ -439,7 +440,8 @@ impl<'u> Connection<'u> {
             replies: reply_sender,
         };
         let replies = self.reply_sender.clone();
-        self.tasks.spawn(async move {
+        let span = tracing::info_span!("upload", %episode);
+        let sending = async move {
             let forward = async {
                 while let Some(reply) = own_replies.recv().await {
                     if replies.send((episode, reply)).await.is_err() {
@@ -449,7 +451,8 @@ impl<'u> Connection<'u> {
             };
             let (result, ()) = tokio::join!(upload.run(), forward);
             Ended { episode: Some(episode), result }
-        });
+        };
+        self.tasks.spawn(sending.instrument(span));
     }
 }
 

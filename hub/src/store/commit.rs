@@ -234,7 +234,9 @@ impl<R: Register> Places<R> {
             })
             .unzip();
         let now = clock::unix_millis();
-        let results = match write_pack(&self.store, tenant, submissions).await {
+        let store = self.store.clone();
+        let _creating = store.creating().await;
+        let results = match write_pack(&store, tenant, submissions).await {
             Err(error) => Err(self.store_failed(&error)),
             Ok(pack) => match self.metadata.register(tenant, &pack, now).await {
                 Err(error) => Err(self.metadata_failed(&error)),

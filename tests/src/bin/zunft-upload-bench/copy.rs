@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use bytes::{Bytes, BytesMut};
-use quinn::Endpoint;
+use quinn::{Connection, Endpoint, Incoming};
+use tokio::task::JoinSet;
 use zunft_hub::pki::Pki;
 use zunft_tests::peer::{self, Credentials};
 
@@ -52,13 +53,8 @@ impl Between {
 /// Copies so many bytes and measures both ends.
 pub(crate) fn measure(folder: &Path, between: Between, bytes: u64) -> anyhow::Result<Measured> {
     let address = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.to_string();
-    let myself = |role: &str| {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg(role).arg(folder).arg(&address).arg(between.name());
-        anyhow::Ok(command)
-    };
-    let receiver = Node::spawn(myself("receive")?)?;
-    let output = myself("send")?.arg(bytes.to_string()).output()?;
+    let receiver = receiver(folder, &address, between)?;
+    let output = myself("send", folder, &address, between)?.arg(bytes.to_string()).output()?;
     ensure!(output.status.success(), "the sender failed: {}", String::from_utf8_lossy(&output.stderr));
     let receiver_cpu = receiver.cpu()?;
     drop(receiver);
@@ -71,36 +67,91 @@ pub(crate) fn measure(folder: &Path, between: Between, bytes: u64) -> anyhow::Re
     Ok(Measured::new(bytes, Duration::from_secs_f64(secs), Duration::from_secs_f64(cpu), receiver_cpu))
 }
 
-/// Takes what comes, and answers at its end.
+/// A process that takes what comes.
+pub(crate) fn receiver(folder: &Path, address: &str, between: Between) -> anyhow::Result<Node> {
+    Node::spawn(myself("receive", folder, address, between)?)
+}
+
+fn myself(role: &str, folder: &Path, address: &str, between: Between) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(role).arg(folder).arg(address).arg(between.name());
+    Ok(command)
+}
+
+/// Takes what comes on each connection, and answers at its end.
 pub(crate) fn receive(folder: &Path, address: SocketAddr, between: Between) -> anyhow::Result<()> {
     let since_1970 = SystemTime::UNIX_EPOCH.elapsed()?.as_secs();
     let pki = Pki::open(&folder.join("hub/pki"), since_1970)?;
     let config = zunft_hub::ingest::server_config(&pki, since_1970)?;
     tokio::runtime::Runtime::new()?.block_on(async {
         let endpoint = Endpoint::server(config, address)?;
-        let connection = endpoint.accept().await.context("no sender")?.await?;
-        let (mut send, mut recv) = connection.accept_bi().await?;
-        match between {
-            Between::Memory => while recv.read_chunk(PIECE_BYTES, true).await?.is_some() {},
-            Between::Files => {
-                // As quick as a copy gets: large writes into the page cache, from the thread that has the bytes.
-                let mut file = BufWriter::with_capacity(PIECE_BYTES, File::create(folder.join(COPY))?);
-                while let Some(chunk) = recv.read_chunk(PIECE_BYTES, true).await? {
-                    file.write_all(&chunk.bytes)?;
-                }
-                file.flush()?;
-            }
+        let mut receiving = JoinSet::new();
+        let to = (between == Between::Files).then(|| folder.join(COPY));
+        // Its CPU time is read before it is ended.
+        while let Some(incoming) = endpoint.accept().await {
+            receiving.spawn(receive_on(incoming, to.clone()));
         }
-        send.write_all(&[DONE]).await?;
-        send.finish()?;
-        connection.closed().await;
-        // Its CPU time is read before it ends.
-        std::future::pending().await
+        bail!("the endpoint is closed")
     })
 }
 
+async fn receive_on(incoming: Incoming, to: Option<PathBuf>) -> anyhow::Result<()> {
+    let connection = incoming.await?;
+    let (mut send, mut recv) = connection.accept_bi().await?;
+    if let Some(to) = to {
+        // As quick as a copy gets: large writes into the page cache, from the thread that has the bytes.
+        let mut file = BufWriter::with_capacity(PIECE_BYTES, File::create(to)?);
+        while let Some(chunk) = recv.read_chunk(PIECE_BYTES, true).await? {
+            file.write_all(&chunk.bytes)?;
+        }
+        file.flush()?;
+    } else {
+        while recv.read_chunk(PIECE_BYTES, true).await?.is_some() {}
+    }
+    send.write_all(&[DONE]).await?;
+    send.finish()?;
+    connection.closed().await;
+    Ok(())
+}
+
+/// Where the bytes that are sent come from.
+pub(crate) enum Source {
+    Memory(Bytes),
+    Spool(Segments),
+}
+
+impl Source {
+    /// One piece of memory, again and again.
+    pub(crate) fn memory() -> Self {
+        Self::Memory((0..PIECE_BYTES).map(|i| ((i * 31) >> 3) as u8).collect())
+    }
+
+    fn piece(&mut self, bytes_max: usize) -> anyhow::Result<Bytes> {
+        match self {
+            Self::Memory(piece) => Ok(piece.slice(..bytes_max)),
+            Self::Spool(segments) => segments.piece(bytes_max),
+        }
+    }
+}
+
+/// Sends so many bytes over a connection, and waits for the answer; it is never put off.
+pub(crate) async fn send_on(connection: Connection, mut source: Source, bytes: u64) -> anyhow::Result<u64> {
+    let (mut send, mut recv) = connection.open_bi().await?;
+    let mut left = bytes;
+    while left > 0 {
+        let piece = source.piece(PIECE_BYTES.min(left as usize))?;
+        left -= piece.len() as u64;
+        send.write_chunk(piece).await?;
+    }
+    send.finish()?;
+    let mut answer = [0];
+    recv.read_exact(&mut answer).await?;
+    ensure!(answer == [DONE], "the receiver did not answer");
+    Ok(0)
+}
+
 /// Reads pieces of the spool's segments, one after the other, without an end before the last.
-struct Segments {
+pub(crate) struct Segments {
     folder: PathBuf,
     names: std::vec::IntoIter<std::ffi::OsString>,
     file: Option<File>,
@@ -135,27 +186,15 @@ pub(crate) fn send(folder: &Path, address: SocketAddr, between: Between, bytes: 
     let read = |name: &str| std::fs::read_to_string(folder.join(name));
     let credentials =
         Credentials { certificate_pem: read("robot.pem")?, key_pem: read("robot.key")?, ca_pem: read("ca.pem")? };
-    let repeated = Bytes::from((0..PIECE_BYTES).map(|i| ((i * 31) >> 3) as u8).collect::<Vec<u8>>());
     let (took, cpu) = tokio::runtime::Runtime::new()?.block_on(async {
         let endpoint = Endpoint::client("127.0.0.1:0".parse()?)?;
         let connection = peer::connect(&endpoint, address, credentials.client_config()?).await?;
         let (began, cpu_began) = (now(), cpu_of(std::process::id())?);
-        let (mut send, mut recv) = connection.open_bi().await?;
-        let mut segments = Segments::open(folder.join("agent/spool"))?;
-        let mut left = bytes;
-        while left > 0 {
-            let most = PIECE_BYTES.min(left as usize);
-            let piece = match between {
-                Between::Memory => repeated.slice(..most),
-                Between::Files => segments.piece(most)?,
-            };
-            left -= piece.len() as u64;
-            send.write_chunk(piece).await?;
-        }
-        send.finish()?;
-        let mut answer = [0];
-        recv.read_exact(&mut answer).await?;
-        ensure!(answer == [DONE], "the receiver did not answer");
+        let source = match between {
+            Between::Memory => Source::memory(),
+            Between::Files => Source::Spool(Segments::open(folder.join("agent/spool"))?),
+        };
+        send_on(connection, source, bytes).await?;
         anyhow::Ok((now() - began, cpu_of(std::process::id())? - cpu_began))
     })?;
     writeln!(std::io::stdout(), "{}", serde_json::to_string(&(took.as_secs_f64(), cpu.as_secs_f64()))?)?;

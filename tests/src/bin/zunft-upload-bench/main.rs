@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! zunft-upload-bench NODE [EPISODE_BYTES [BYTES]]
+//! zunft-upload-bench NODE robots [ROBOTS [BYTES [EPISODE_BYTES]]]     64 robots at once: see `robots.rs`
 //! ```
 //! `NODE` is the path of `zunft-test-node`. Episodes of random numbers are recorded first, then uploaded by a real
 //! agent to a real hub: spool, QUIC, hash, fsync, receipt. The copy is of the same bytes, from the spool's files into a
@@ -12,6 +13,7 @@
 mod copy;
 mod node;
 mod recording;
+mod robots;
 
 use std::io::Write as _;
 use std::net::UdpSocket;
@@ -83,12 +85,18 @@ fn main() -> anyhow::Result<()> {
         ["send", folder, address, between, bytes] => {
             copy::send(Path::new(folder), address.parse()?, Between::parse(between)?, bytes.parse()?)
         }
+        [node, "robots", numbers @ ..] => {
+            let (count, bytes, episode_bytes) = robots::numbers(numbers)?;
+            robots::bench(Path::new(node), count, bytes, episode_bytes)
+        }
         [node] => bench(Path::new(node), EPISODE_BYTES, BYTES),
         [node, episode] => bench(Path::new(node), episode.parse().context("EPISODE_BYTES")?, BYTES),
         [node, episode, bytes] => {
             bench(Path::new(node), episode.parse().context("EPISODE_BYTES")?, bytes.parse().context("BYTES")?)
         }
-        _ => bail!("usage: zunft-upload-bench NODE [EPISODE_BYTES [BYTES]]"),
+        _ => bail!(
+            "usage: zunft-upload-bench NODE [EPISODE_BYTES [BYTES]] | NODE robots [ROBOTS [BYTES [EPISODE_BYTES]]]"
+        ),
     }
 }
 
