@@ -81,7 +81,7 @@ pub struct StoreConfig {
     /// Larger packs mean fewer files and more memory while committing.
     pub pack_bytes_max: usize,
     /// Shortest time from one commit to the next, in milliseconds; small episodes that come meanwhile share a
-    /// pack; from 4 MiB on nobody waits. Default: 25.
+    /// pack; from 8 MiB on nobody waits. Default: 50.
     ///
     /// Longer times mean fewer, larger packs, and robots that free their copies later.
     pub commit_interval_millis: u64,
@@ -235,7 +235,7 @@ impl Default for StoreConfig {
             url: String::new(),
             path: PathBuf::new(),
             pack_bytes_max: 64 * 1024 * 1024,
-            commit_interval_millis: 25,
+            commit_interval_millis: 50,
             accept_unconditional_put: false,
             orphan_days: 14,
             s3: S3Config::default(),

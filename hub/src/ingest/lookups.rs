@@ -20,7 +20,7 @@ const QUEUE_MAX: usize = 1024;
 const GROUP_MAX: usize = 128;
 
 /// Time between two questions: offers come long before their chunks can.
-const INTERVAL: Duration = Duration::from_millis(10);
+const INTERVAL: Duration = Duration::from_millis(20);
 
 /// The database did not answer; the cause is in the log.
 #[derive(Debug, thiserror::Error)]

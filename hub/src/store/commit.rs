@@ -35,7 +35,7 @@ const QUEUE_MAX: usize = 1024;
 const COMMITS_MAX: usize = 2;
 
 /// From so many bytes on, a group does not wait until the one before it is durable.
-const LARGE_BYTES_MIN: usize = 4 * 1024 * 1024;
+const LARGE_BYTES_MIN: usize = 8 * 1024 * 1024;
 
 /// What is to become durable: an episode, or chunks of one that is still on its way.
 #[derive(Debug)]
