@@ -90,12 +90,14 @@ impl LookUpTask {
         while let Some(first) = self.queue.recv().await {
             group.push(first);
             tokio::time::sleep_until(not_before).await;
-            not_before = Instant::now() + INTERVAL;
+            let began = Instant::now();
             while group.len() < GROUP_MAX
                 && let Ok(next) = self.queue.try_recv()
             {
                 group.push(next);
             }
+            // Whoever offers one episode after the other waits for nobody.
+            not_before = if group.len() > 1 { began + INTERVAL } else { began };
             let mut tenants: BTreeMap<TenantId, Vec<Offer>> = BTreeMap::new();
             for offer in group.drain(..) {
                 tenants.entry(offer.tenant.clone()).or_default().push(offer);
