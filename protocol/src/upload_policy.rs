@@ -101,10 +101,23 @@ impl std::fmt::Display for Window {
     }
 }
 
+/// What is sent of an episode without being asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UploadMode {
+    /// All of it.
+    #[default]
+    All,
+    /// Its manifest; the rest when an operator asks for it at the hub.
+    MetadataFirst,
+}
+
 /// What an operator allows by way of the hub.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HubPolicy {
+    /// What is sent without being asked for.
+    pub mode: UploadMode,
     /// Most bytes a second to the hub, counted in UDP payload; none: no cap.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_per_second_max: Option<u64>,
@@ -202,6 +215,7 @@ mod tests {
     #[test]
     fn the_json_of_a_policy_is_frozen() {
         let policy = HubPolicy {
+            mode: UploadMode::MetadataFirst,
             bytes_per_second_max: Some(100_000),
             bytes_per_second_max_acting: None,
             metered: true,
@@ -209,7 +223,7 @@ mod tests {
             keep_on_site_tasks: ["weld".parse().unwrap()].into(),
         };
         let pushed = PushedPolicy { revision: 7, policy: Some(policy) };
-        let text = r#"{"revision":7,"policy":{"bytes_per_second_max":100000,"metered":true,"windows":[{"from":"22:00","to":"06:05"}],"keep_on_site_tasks":["weld"]}}"#;
+        let text = r#"{"revision":7,"policy":{"mode":"metadata-first","bytes_per_second_max":100000,"metered":true,"windows":[{"from":"22:00","to":"06:05"}],"keep_on_site_tasks":["weld"]}}"#;
         assert_eq!(serde_json::to_string(&pushed).unwrap(), text);
         assert_eq!(serde_json::from_str::<PushedPolicy>(text).unwrap(), pushed);
         assert_eq!(serde_json::from_str::<HubPolicy>("{}").unwrap(), HubPolicy::default(), "what is left out is free");
