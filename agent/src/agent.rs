@@ -247,7 +247,7 @@ fn start_uplink(
         activity,
         state: Arc::clone(&sources.hub),
     };
-    let uplink = Uplink::new(target, services, sources.identity.tenant.clone(), link)?;
+    let uplink = Uplink::new(target, services, &sources.identity, link)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(UPLINK_THREADS)
         .max_blocking_threads(UPLINK_THREADS)

@@ -37,6 +37,18 @@ pub struct Config {
     pub upload: UploadConfig,
     /// The agent's numbers for others.
     pub metrics: MetricsConfig,
+    /// What the agent tells of its work.
+    pub telemetry: TelemetryConfig,
+}
+
+/// `[telemetry]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetryConfig {
+    /// Where spans of connections and uploads go, by OTLP over HTTP: `http://HOST:PORT` of a collector. Without it they
+    /// go nowhere. Only a program that was built with the feature `otlp` can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp_endpoint: Option<String>,
 }
 
 /// `[metrics]`
@@ -205,6 +217,7 @@ impl Default for Config {
             spool: SpoolConfig::default(),
             upload: UploadConfig::default(),
             metrics: MetricsConfig::default(),
+            telemetry: TelemetryConfig::default(),
         }
     }
 }

@@ -22,6 +22,7 @@ pub mod policy;
 pub mod releases;
 pub mod spool;
 pub mod status;
+pub mod telemetry;
 mod text;
 pub mod uplink;
 

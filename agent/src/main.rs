@@ -1,14 +1,14 @@
 //! `zunft-agent`: reads the command line and the configuration, and runs the agent.
 
-use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 use zunft_agent::config::Config;
+use zunft_agent::telemetry::Telemetry;
 use zunft_agent::{agent, status};
 use zunft_protocol::local;
 
@@ -60,10 +60,10 @@ fn act(command: Command) -> anyhow::Result<()> {
             if print_config {
                 return print(config.to_toml().trim_end());
             }
-            let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-            let ansi = std::io::stderr().is_terminal();
-            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
-            Ok(agent::run_until_signal(&config)?)
+            let telemetry = Telemetry::begin("zunft-agent", "info", config.telemetry.otlp_endpoint.as_deref())?;
+            let ran = agent::run_until_signal(&config);
+            telemetry.stop();
+            Ok(ran?)
         }
         Command::Status { config, json } => {
             let status = ask(&Config::load(&config)?)?;

@@ -197,6 +197,9 @@ impl Shared {
     }
 }
 
+/// What is copied from the system's memory in some ten microseconds: less than handing it to another thread takes.
+const AT_HAND_BYTES_MAX: u32 = 128 * 1024;
+
 /// Why bytes of an episode could not be read back.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -329,6 +332,11 @@ impl Spool {
         index.offerable().filter(|episode| !skip(episode.ordinal)).take(count_max).cloned().collect()
     }
 
+    /// Changes with what [`Self::waiting`] and [`Self::missing`] say, unless that is what the hub was heard to hold.
+    pub(crate) fn revision(&self) -> u64 {
+        self.index().revision()
+    }
+
     /// Changes whenever episodes come or go.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changes.subscribe()
@@ -351,6 +359,26 @@ impl Spool {
     pub fn read_chunk(&self, episode: &StoredEpisode, index: usize) -> Result<Vec<u8>, ReadError> {
         let (chunk, location) = &episode.chunks[index];
         self.read(*location)?.ok_or(ReadError::Chunk { chunk: chunk.id })
+    }
+
+    /// [`Self::read_manifest`], if that takes neither the disk nor long.
+    pub(crate) fn manifest_at_hand(&self, episode: &StoredEpisode) -> Option<Vec<u8>> {
+        let bytes = self.at_hand(episode.manifest)?;
+        (EpisodeId::of(&bytes) == episode.episode).then_some(bytes)
+    }
+
+    /// [`Self::read_chunk`], if that takes neither the disk nor long.
+    pub(crate) fn chunk_at_hand(&self, episode: &StoredEpisode, index: usize) -> Option<Vec<u8>> {
+        self.at_hand(episode.chunks.get(index)?.1)
+    }
+
+    fn at_hand(&self, location: index::Location) -> Option<Vec<u8>> {
+        let index::Location { segment, offset, bytes, body, sealed } = location;
+        if sealed || bytes > AT_HAND_BYTES_MAX {
+            return None;
+        }
+        let mut own = vec![0; bytes as usize - usize::from(body)];
+        self.reader.read_cached(segment, offset + u64::from(body), &mut own).then_some(own)
     }
 
     fn read(&self, location: index::Location) -> io::Result<Option<Vec<u8>>> {
@@ -391,7 +419,7 @@ impl Spool {
             recordings_open: self.shared.recordings_open.load(Ordering::Relaxed),
             recordings_open_bytes: self.shared.recordings_open_bytes.load(Ordering::Relaxed),
             episodes_waiting: index.sealed().len() as u64,
-            bytes_waiting: index.sealed().values().map(StoredEpisode::chunk_bytes).sum(),
+            bytes_waiting: index.sealed_bytes(),
             oldest_ordinal_waiting: index.sealed().keys().next().copied(),
             recordings_damaged: index.damaged_count() as u64,
             segments_damaged: index.segments_damaged,

@@ -26,11 +26,12 @@ use quinn::{ConnectError, ConnectionError, Endpoint, Runtime as _, TokioRuntime}
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 use zunft_protocol::ids::EpisodeId;
 use zunft_protocol::message::{CloseCode, Report};
 use zunft_protocol::session::agent::{AgentEvent, AgentSession, UploadClass};
 use zunft_protocol::upload_policy::PushedPolicy;
-use zunft_protocol::{Outcome, TaskName, TenantId};
+use zunft_protocol::{Outcome, RobotId, TaskName, TenantId};
 
 use self::cap::{Cap, CappedSocket};
 use self::connection::{Connection, ConnectionEnd};
@@ -44,6 +45,7 @@ use crate::activity::Activity;
 use crate::clock::RobotClock;
 use crate::config::UploadConfig;
 use crate::embodiment::Body;
+use crate::identity::Identity;
 use crate::releases::Releases;
 use crate::spool::{Spool, StoredEpisode};
 
@@ -213,6 +215,8 @@ pub(crate) struct Uploads {
     episodes: BTreeMap<EpisodeId, StoredEpisode>,
     /// Recordings that the session has heard of and the spool still holds, or that are never offered.
     told: BTreeSet<u64>,
+    /// The spool's revision at the last look.
+    seen: Option<u64>,
     /// What may be uploaded.
     rules: UploadRules,
     /// What stays on site of the recordings in `told`.
@@ -228,6 +232,10 @@ struct Kept {
 impl Uploads {
     /// Episodes in the spool that the session has not heard of.
     fn look(&mut self, spool: &Spool, state: &SharedStatus) -> Vec<AgentEvent> {
+        let revision = spool.revision();
+        if self.seen.replace(revision) == Some(revision) {
+            return Vec::new();
+        }
         let oldest = spool.status().oldest_ordinal_waiting.unwrap_or(u64::MAX);
         self.told = self.told.split_off(&oldest);
         let mut events = Vec::new();
@@ -279,6 +287,7 @@ impl Uploads {
         if !self.rules.take(pushed) {
             return None;
         }
+        self.seen = None;
         let rules = &self.rules;
         for (ordinal, _) in self.kept.extract_if(.., |_, kept| !rules.stay_on_site(&kept.task)) {
             self.told.remove(&ordinal);
@@ -305,6 +314,7 @@ pub(crate) struct Uplink {
     target: Target,
     services: Services,
     tenant: TenantId,
+    robot: RobotId,
     config: quinn::ClientConfig,
     cap: Cap,
     requests: mpsc::Receiver<Request>,
@@ -356,11 +366,17 @@ pub(crate) fn fetch_link() -> (HubFetch, FetchLink) {
 
 impl Uplink {
     /// Reads the certificates and sets the limits; nothing is connected yet.
-    pub(crate) fn new(target: Target, services: Services, tenant: TenantId, link: FetchLink) -> Result<Self, TlsError> {
+    pub(crate) fn new(
+        target: Target,
+        services: Services,
+        identity: &Identity,
+        link: FetchLink,
+    ) -> Result<Self, TlsError> {
         let config = tls::client_config(&target.credentials, Arc::clone(&services.clock))?;
         let FetchLink { requests, connected } = link;
         let cap = Cap::new(None, now());
-        Ok(Self { target, services, tenant, config, cap, requests, connected })
+        let (tenant, robot) = (identity.tenant.clone(), identity.robot.clone());
+        Ok(Self { target, services, tenant, robot, config, cap, requests, connected })
     }
 
     /// Connects, serves and connects again, until told to stop.
@@ -370,7 +386,7 @@ impl Uplink {
         self.cap.set(rules.bytes_per_second(false), now());
         let policy = AgentEvent::Policy(rules.session_policy());
         let (episodes, told, kept) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-        let mut uploads = Uploads { session, episodes, told, rules, kept };
+        let mut uploads = Uploads { session, episodes, told, seen: None, rules, kept };
         let orders = uploads.session.handle(policy, now());
         debug_assert!(orders.is_empty(), "without a hub there is nothing to do");
         {
@@ -381,9 +397,11 @@ impl Uplink {
         let mut failures = 0;
         while !stop.is_cancelled() {
             let began = now();
+            let (tenant, robot) = (&self.tenant, &self.robot);
+            let span = tracing::info_span!("connection", hub = self.target.address, %tenant, %robot);
             let end = tokio::select! {
                 () = stop.cancelled() => break,
-                end = self.connect_and_serve(&mut uploads, &stop) => end,
+                end = self.connect_and_serve(&mut uploads, &stop).instrument(span) => end,
             };
             self.connected.send_replace(false);
             let reason = crate::text::chain(&end);

@@ -17,6 +17,11 @@ use zunft_protocol::limits::UPLOAD_BYTES_HELD_MAX;
 pub use self::secret::{Secret, SecretUrl};
 use crate::services::MANIFEST_MEMORY_MAX;
 
+/// A hundred years.
+const ORPHAN_DAYS_MAX: u64 = 36_500;
+
+const DAY_MILLIS: u64 = 24 * 60 * 60 * 1000;
+
 /// Prefix of environment variables; `__` separates sections: `ZUNFT_HUB__QUIC__LISTEN`.
 const ENVIRONMENT_PREFIX: &str = "ZUNFT_HUB__";
 
@@ -39,6 +44,8 @@ pub struct HubConfig {
     pub metadata: MetadataConfig,
     /// Bounds on what robots may use.
     pub limits: LimitsConfig,
+    /// What it tells of its work.
+    pub telemetry: TelemetryConfig,
 }
 
 /// Where robots connect.
@@ -73,7 +80,8 @@ pub struct StoreConfig {
     ///
     /// Larger packs mean fewer files and more memory while committing.
     pub pack_bytes_max: usize,
-    /// Shortest time from one commit to the next, in milliseconds; what comes meanwhile shares a pack. Default: 10.
+    /// Shortest time from one commit to the next, in milliseconds; small episodes that come meanwhile share a
+    /// pack; from 4 MiB on nobody waits. Default: 25.
     ///
     /// Longer times mean fewer, larger packs, and robots that free their copies later.
     pub commit_interval_millis: u64,
@@ -82,6 +90,10 @@ pub struct StoreConfig {
     /// Objects are named after their content, so two hubs' puts of one name write the same bytes; but whoever else can
     /// write to the bucket could replace an object unnoticed.
     pub accept_unconditional_put: bool,
+    /// Days for which chunks stay that were stored ahead of their episode, which never came. Default: 14; 0: for ever.
+    ///
+    /// They are counted from when a robot last sent or offered them: a robot that is away for longer sends them again.
+    pub orphan_days: u32,
     /// How to reach `s3://`.
     pub s3: S3Config,
 }
@@ -111,6 +123,17 @@ pub struct MetadataConfig {
     /// It needs a database of its own and a direct connection: a pooler between would share out the hub's lock.
     /// Better in the environment: `ZUNFT_HUB__METADATA__URL`.
     pub url: SecretUrl,
+}
+
+/// What the hub tells of its work.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetryConfig {
+    /// Where spans of connections, uploads and training runs go, by OTLP over HTTP: `http://HOST:PORT` of a collector.
+    /// Empty: nowhere. Default: empty.
+    ///
+    /// Only a program that was built with the feature `otlp` can.
+    pub otlp_endpoint: String,
 }
 
 /// Which store the configuration names.
@@ -153,6 +176,16 @@ pub struct LimitsConfig {
     pub stall_secs: u64,
 }
 
+impl StoreConfig {
+    /// Before when chunks must have been stored that are forgotten now, in milliseconds since 1970; none are at 0.
+    pub(crate) fn orphaned_before(&self, now_unix_ms: u64) -> u64 {
+        match self.orphan_days {
+            0 => 0,
+            days => now_unix_ms.saturating_sub(u64::from(days) * DAY_MILLIS),
+        }
+    }
+}
+
 impl LimitsConfig {
     /// See [`Self::greeting_secs`].
     pub(crate) fn greeting(&self) -> Duration {
@@ -179,6 +212,7 @@ impl Default for HubConfig {
             store: StoreConfig::default(),
             metadata: MetadataConfig::default(),
             limits: LimitsConfig::default(),
+            telemetry: TelemetryConfig::default(),
         }
     }
 }
@@ -201,8 +235,9 @@ impl Default for StoreConfig {
             url: String::new(),
             path: PathBuf::new(),
             pack_bytes_max: 64 * 1024 * 1024,
-            commit_interval_millis: 10,
+            commit_interval_millis: 25,
             accept_unconditional_put: false,
+            orphan_days: 14,
             s3: S3Config::default(),
         }
     }
@@ -302,6 +337,10 @@ impl HubConfig {
         let found = self.store.commit_interval_millis;
         if found > 1000 {
             return Err(ConfigError::Range { key: "store.commit_interval_millis", found, allowed: "at most 1000" });
+        }
+        let found = u64::from(self.store.orphan_days);
+        if found > ORPHAN_DAYS_MAX {
+            return Err(ConfigError::Range { key: "store.orphan_days", found, allowed: "at most 36500" });
         }
         let found = self.limits.connections_max as u64;
         if found == 0 {

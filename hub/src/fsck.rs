@@ -2,8 +2,8 @@
 //!
 //! Every object's bytes are read and hashed. One pack at a time is in memory, and what is wrong. With `repair`:
 //! intact entries of damaged packs are copied to new packs before those are moved to `quarantine/`; packs that the
-//! metadata does not know are registered, which rebuilds it where it is gone; nothing is ever deleted from the store.
-//! Every step can be cut off: the next run goes on from there.
+//! metadata does not know are registered, which rebuilds it where it is gone; nothing is deleted from the store. With
+//! `sweep`, afterwards, what `store.orphan_days` lets go is forgotten, if the store is sound. Every step can be cut off: the next run goes on from there.
 
 mod adopt;
 mod examine;
@@ -18,12 +18,12 @@ use tracing::info;
 use zunft_protocol::ids::{Digest, SnapshotId, TenantId};
 
 pub(crate) use self::adopt::sweep;
-pub use self::report::{Finding, Report};
+pub use self::report::{Finding, Report, Swept};
 use crate::clock;
 use crate::config::{ConfigError, HubConfig, StorePlace};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::metadata::{Metadata, MetadataError};
-use crate::store::{ListedObject, Store, StoreError};
+use crate::store::{self, ForgetError, Forgotten, ListedObject, Store, StoreError};
 
 /// Why a check cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +46,9 @@ pub enum FsckError {
     /// The store.
     #[error("the experience store cannot be read")]
     Store(#[from] StoreError),
+    /// Sweeping.
+    #[error("chunks whose episode never came were not all forgotten")]
+    Sweep(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// A check under way.
@@ -65,8 +68,17 @@ struct Holdings {
     blobs: BTreeMap<Digest, ListedObject>,
 }
 
-/// Checks a hub's store and metadata; sets right what can be, where `repair` says so.
-pub async fn run(config: &HubConfig, repair: bool) -> Result<Report, FsckError> {
+/// What to do beside checking.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Todo {
+    /// Set right what can be.
+    pub repair: bool,
+    /// Forget what `store.orphan_days` lets go, if nothing is wrong.
+    pub sweep: bool,
+}
+
+/// Checks a hub's store and metadata, and does what `todo` says.
+pub async fn run(config: &HubConfig, todo: Todo) -> Result<Report, FsckError> {
     config.check()?;
     let place = config.store_place()?;
     let folders = [Some(&config.data_dir), if let StorePlace::Local(path) = &place { Some(path) } else { None }];
@@ -76,15 +88,38 @@ pub async fn run(config: &HubConfig, repair: bool) -> Result<Report, FsckError> 
     let data_dir = DataDir::open(&config.data_dir)?;
     let store = Store::open(config.store.clone(), place).await?;
     let gone = config.metadata.url.expose().is_empty() && !data_dir.metadata().exists();
-    let metadata = if gone && !repair {
+    let metadata = if gone && !todo.repair {
         // A check alone leaves no file behind.
         Metadata::open_memory().await?
     } else {
         Metadata::open(config.metadata.url.clone(), data_dir.metadata()).await?
     };
-    let report = check(&store, &metadata, repair, clock::unix_millis()).await;
+    let now = clock::unix_millis();
+    let mut report = check(&store, &metadata, todo.repair, now).await;
+    if let Ok(report) = &mut report
+        && todo.sweep
+        && report.is_sound()
+    {
+        let swept = forget(&store, &metadata, config.store.orphaned_before(now)).await;
+        report.swept = Some(swept.map_err(|error| FsckError::Sweep(error.into()))?);
+    }
     metadata.close().await;
     report
+}
+
+/// Forgets chunks of all tenants that no episode has named since before then, and deletes packs that this leaves empty.
+pub(crate) async fn forget(store: &Store, metadata: &Metadata, before_unix_ms: u64) -> Result<Swept, ForgetError> {
+    let mut swept = Swept::default();
+    for tenant in metadata.tenants().await? {
+        let Forgotten { chunks, packs, bytes } = store::forget(store, metadata, &tenant, before_unix_ms).await?;
+        if chunks + packs > 0 {
+            info!(%tenant, chunks, packs, bytes, "chunks whose episode never came are forgotten");
+        }
+        swept.chunks += chunks;
+        swept.packs += packs;
+        swept.bytes += bytes;
+    }
+    Ok(swept)
 }
 
 /// The check itself, over a store and metadata that nobody else uses.

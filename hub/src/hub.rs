@@ -26,7 +26,7 @@ use zunft_protocol::message::ChunkBytes;
 use zunft_protocol::upload_policy::{HubPolicy, PushedPolicy};
 
 use crate::clock;
-use crate::config::{ConfigError, HubConfig};
+use crate::config::{ConfigError, HubConfig, StoreConfig};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::fsck;
 use crate::identity::RobotIdentity;
@@ -45,6 +45,9 @@ use crate::store::{CommitError, Committer, Store, StoreError, Submission, Whole,
 
 /// How old a pack is that a hub wrote and did not live to register: younger ones may be under way.
 const ORPHAN_GRACE: Duration = Duration::from_secs(600);
+
+/// How often chunks are looked for whose episode never came.
+const FORGET_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A hub that is not running yet.
 #[derive(Debug)]
@@ -261,7 +264,7 @@ impl Hub {
         let committing = TaskTracker::new();
         committing.spawn(task.run());
         let stop_sweep = CancellationToken::new();
-        let sweeping = sweep(store.clone(), metadata.clone());
+        let sweeping = sweep(store.clone(), metadata.clone(), config.store.clone());
         committing.spawn(stop_sweep.clone().run_until_cancelled_owned(sweeping));
         committing.close();
         let services = Arc::new(Services::new(config, pki, store, metadata, committer, keys));
@@ -271,11 +274,19 @@ impl Hub {
     }
 }
 
-/// Registers what a hub wrote and did not live to register. The hub works as well without.
-async fn sweep(store: Store, metadata: Metadata) {
+/// Registers what a hub wrote and did not live to register; then, day by day, forgets chunks whose episode never came.
+/// The hub works as well without.
+async fn sweep(store: Store, metadata: Metadata, config: StoreConfig) {
     let before = clock::unix_millis().saturating_sub(ORPHAN_GRACE.as_millis() as u64);
     if let Err(error) = fsck::sweep(&store, &metadata, before).await {
         warn!(error = &error as &dyn std::error::Error, "packs that nobody registered were not looked for");
+    }
+    loop {
+        let before = config.orphaned_before(clock::unix_millis());
+        if let Err(error) = fsck::forget(&store, &metadata, before).await {
+            warn!(error = &error as &dyn std::error::Error, "chunks whose episode never came were not all forgotten");
+        }
+        tokio::time::sleep(FORGET_EVERY).await;
     }
 }
 

@@ -21,7 +21,8 @@ use quinn::{Endpoint, Incoming, VarInt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument as _, debug, info, info_span, warn};
+use tracing::field::{Empty, display};
+use tracing::{Instrument as _, Span, debug, info, info_span, warn};
 use zunft_protocol::message::CloseCode;
 
 use crate::clock;
@@ -154,7 +155,7 @@ async fn accept(
             continue;
         }
         let Some((incoming, place)) = open_door(incoming, &handshakes) else { continue };
-        let span = info_span!("connection", address = %incoming.remote_address());
+        let span = info_span!("connection", address = %incoming.remote_address(), tenant = Empty, robot = Empty);
         let serving = serve(incoming, place, services.clone(), grouped.clone(), stop.clone(), tasks.clone());
         tasks.spawn(serving.instrument(span));
     }
@@ -211,6 +212,8 @@ async fn serve(
     let (identity, live) = live;
     let key = (identity.tenant.clone(), identity.robot.clone());
     let changed = || Change::Robot { tenant: key.0.clone(), robot: key.1.clone() };
+    let span = Span::current();
+    span.record("tenant", display(&identity.tenant)).record("robot", display(&identity.robot));
     info!(robot = %identity, "robot connected");
     services.announce(changed());
     let streams = TaskTracker::new();

@@ -17,6 +17,7 @@ mod runs;
 mod snapshots;
 mod sql;
 mod sqlite;
+mod unnamed;
 mod upload_policies;
 
 use std::path::{Path, PathBuf};
@@ -40,6 +41,7 @@ pub(crate) use robots::NewReport;
 pub use robots::{ReleaseOnRobot, RobotRecord, RobotReport};
 pub use runs::{RunRecord, RunState};
 pub use snapshots::SnapshotRecord;
+pub(crate) use unnamed::KEPT_FOR;
 pub use upload_policies::{PolicyScope, UploadPolicies, UploadPolicyRecord};
 
 /// Readers at once; SQLite serves each from its own thread, PostgreSQL from its own process.
@@ -169,15 +171,17 @@ fn migrations() -> Migrator {
     let initial = include_str!("../migrations/0001_initial.sql");
     let evictions = include_str!("../migrations/0004_evictions.sql");
     let policies = include_str!("../migrations/0005_upload_policies.sql");
-    let noted = include_str!("../migrations/0006_noted_episodes.sql");
+    let noted = include_str!("../migrations/0007_noted_episodes.sql");
     let simple = |version, name: &'static str, sql: &'static str| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
+    let unnamed = include_str!("../migrations/0006_unnamed_chunks.sql");
     Migrator::with_migrations(vec![
         simple(1, "initial", initial),
         simple(4, "evictions", evictions),
         simple(5, "upload policies", policies),
-        simple(6, "noted episodes", noted),
+        simple(6, "unnamed chunks", unnamed),
+        simple(7, "noted episodes", noted),
     ])
 }
 

@@ -7,11 +7,12 @@
 //! quarantine/<key>                    what `zunft fsck --repair` moved away
 //! probe/<random>                      written and deleted at start, see [`Store::probed`]
 //! ```
-//! Objects are only ever created, never changed, so that no store needs compare-and-swap. It does not know what the
-//! metadata says about them.
+//! Objects are created and, where nobody needs them any more, deleted, but never changed, so that no store needs
+//! compare-and-swap. It does not know what the metadata says about them.
 
 mod commit;
 mod error;
+mod forget;
 mod local;
 pub mod pack;
 mod s3;
@@ -26,6 +27,7 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutPayload, PutResult};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tracing::{debug, warn};
 use zunft_protocol::ids::{Digest, SnapshotId, TenantId};
 
@@ -36,6 +38,7 @@ pub(crate) use commit::write_pack;
 pub(crate) use commit::{CommitError, Committer, Committing, Submission, Whole};
 pub use error::StoreError;
 pub(crate) use error::disk_is_full;
+pub(crate) use forget::{Forget, ForgetError, Forgotten, forget};
 
 /// Attempts at creating an object that another hub begins to create and then does not.
 const PUT_ATTEMPTS_MAX: usize = 3;
@@ -63,6 +66,8 @@ pub struct Store {
     settle: Option<Arc<dyn Settle>>,
     /// Whether the store itself refuses to create what is there.
     create_only: bool,
+    /// Held by all commits under way, or by the one pack that is being deleted.
+    packs: Arc<RwLock<()>>,
 }
 
 impl Store {
@@ -75,7 +80,7 @@ impl Store {
             }
             StorePlace::S3 { bucket, prefix } => {
                 let (objects, place) = s3::open(&config.s3, &bucket, &prefix)?;
-                Self { objects, place: place.into(), settle: None, create_only: true }
+                Self { objects, place: place.into(), settle: None, create_only: true, packs: Arc::default() }
             }
         };
         store.probed(config.accept_unconditional_put).await
@@ -88,13 +93,14 @@ impl Store {
     pub fn open_local(path: &Path) -> Result<Self, StoreError> {
         let (objects, path) = local::open(path)?;
         let place = path.display().to_string().into();
-        Ok(Self { objects: Arc::new(objects), place, settle: Some(Arc::new(local::Folder(path))), create_only: true })
+        let settle: Option<Arc<dyn Settle>> = Some(Arc::new(local::Folder(path)));
+        Ok(Self { objects: Arc::new(objects), place, settle, create_only: true, packs: Arc::default() })
     }
 
     /// A store over any other implementation; it must be durable when a put returns.
     pub fn of_objects(objects: Arc<dyn ObjectStore>) -> Self {
         let place = objects.to_string().into();
-        Self { objects, place, settle: None, create_only: true }
+        Self { objects, place, settle: None, create_only: true, packs: Arc::default() }
     }
 
     /// The same, over an implementation whose objects may be visible before they are durable.
@@ -126,7 +132,7 @@ impl Store {
             }
         };
         if let Err(error) = self.objects.delete(&key).await {
-            // A policy may forbid it: the hub itself deletes nothing.
+            // A policy may forbid it: the hub deletes nothing else than packs that nobody needs (store.orphan_days).
             debug!(%key, error = &error as &dyn std::error::Error, "the probe stays in the store");
         }
         if !create_only && !accept_unconditional_put {
@@ -222,6 +228,24 @@ impl Store {
             hasher.update(&part.map_err(|source| self.fault(key, source))?);
         }
         Ok(Digest::from_bytes(*hasher.finalize().as_bytes()))
+    }
+
+    /// No pack is deleted while this is held: from before a pack is created until it is registered.
+    pub(crate) async fn creating(&self) -> RwLockReadGuard<'_, ()> {
+        self.packs.read().await
+    }
+
+    /// No pack is created or registered while this is held.
+    pub(crate) async fn deleting(&self) -> RwLockWriteGuard<'_, ()> {
+        self.packs.write().await
+    }
+
+    /// Deletes an object; one that is not there is deleted already.
+    pub(crate) async fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        match self.objects.delete(key).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(source) => Err(self.fault(key, source)),
+        }
     }
 
     /// Moves an object out of the way, to a place where nothing is yet; says where to.

@@ -102,8 +102,8 @@ pub const ASSIGNED_RELEASES_MAX: usize = 64;
 
 /// Uploads that one robot may have open at once.
 ///
-/// A hub commits in groups of some milliseconds: so many small episodes fill a gigabit link meanwhile.
-pub const UPLOADS_IN_FLIGHT_MAX: usize = 64;
+/// A hub commits in groups of some tens of milliseconds: so many small episodes fill a gigabit link meanwhile.
+pub const UPLOADS_IN_FLIGHT_MAX: usize = 256;
 
 /// Bytes of one upload that a hub holds in memory at most: beyond, it writes chunks down before the episode is whole.
 pub const UPLOAD_BYTES_HELD_MAX: u64 = 32 * 1024 * 1024;

@@ -67,7 +67,7 @@ impl Window {
         let minute = |text: &str| {
             let (hours, minutes) = text.split_once(':')?;
             let (hours, minutes): (u16, u16) = (hours.parse().ok()?, minutes.parse().ok()?);
-            (hours < 24 && minutes < 60).then_some(hours * 60 + minutes)
+            (hours < 24 && minutes < 60).then(|| hours * 60 + minutes)
         };
         let of = |text: &str| minute(text).ok_or_else(|| WindowError::Time { text: text.to_owned() });
         Self::new(of(from)?, of(to)?)
@@ -207,7 +207,7 @@ mod tests {
     fn what_is_no_window_is_refused() {
         assert_eq!(Window::new(0, 1440), Err(WindowError::Minute { minute: 1440 }));
         assert_eq!(Window::new(5, 5), Err(WindowError::Empty));
-        for text in ["24:00", "7:60", "7", "", "-1:00", "a:b"] {
+        for text in ["24:00", "7:60", "7", "", "-1:00", "a:b", "1093:00"] {
             assert_eq!(Window::parse(text, "08:00"), Err(WindowError::Time { text: text.into() }));
         }
     }

@@ -90,6 +90,17 @@ impl World {
         Ok(())
     }
 
+    /// SIGTERM, and waits until the agent has stopped in order.
+    pub fn stop_agent(&mut self) -> anyhow::Result<()> {
+        let Some(mut agent) = self.agent.take() else { return Ok(()) };
+        let told = Command::new("kill").arg(agent.id().to_string()).status()?;
+        let ended = agent.wait()?;
+        if !(told.success() && ended.success()) {
+            bail!("the agent did not stop in order: {ended}");
+        }
+        Ok(())
+    }
+
     /// A control program's connection.
     pub fn robot(&self) -> anyhow::Result<Robot> {
         let socket = self.folder.path().join("agent.sock");

@@ -3,12 +3,13 @@
 //! The trait is the border for fault injection; [`FolderDisk`] is the real one. It decides nothing.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::io::{ReadWriteFlags, preadv2};
 
 /// Number of a segment; newer ones have greater numbers.
 pub(crate) type SegmentNumber = u64;
@@ -87,6 +88,21 @@ impl FolderDisk {
     /// The file of a segment.
     pub(crate) fn path(&self, segment: SegmentNumber) -> PathBuf {
         self.folder.join(format!("{segment:016x}.{SUFFIX}"))
+    }
+
+    /// Fills `buffer` if the system has the bytes in memory; says whether it had. It never waits for the disk.
+    pub(crate) fn read_cached(&self, segment: SegmentNumber, offset: u64, buffer: &mut [u8]) -> bool {
+        let Ok(file) = File::open(self.path(segment)) else { return false };
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let rest = &mut [IoSliceMut::new(&mut buffer[filled..])];
+            match preadv2(&file, rest, offset + filled as u64, ReadWriteFlags::NOWAIT) {
+                Ok(read) if read > 0 => filled += read,
+                // Not there, or a file system that does not tell: whoever asks reads it in the usual way.
+                Ok(_) | Err(_) => return false,
+            }
+        }
+        true
     }
 
     fn with_open<T>(&self, segment: SegmentNumber, f: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {

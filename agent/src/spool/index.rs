@@ -139,6 +139,8 @@ pub(crate) struct Index {
     open: BTreeMap<Ordinal, Vec<(ChunkRef, Location)>>,
     /// Whole episodes.
     sealed: BTreeMap<Ordinal, StoredEpisode>,
+    /// Bytes of their chunks.
+    sealed_bytes: u64,
     /// Recordings whose records contradict each other after damage: kept, never offered.
     damaged: BTreeSet<Ordinal>,
     /// In which segments each recording has records, while any is left.
@@ -153,6 +155,8 @@ pub(crate) struct Index {
     pub(crate) unsettled: Option<SegmentNumber>,
     /// Segments of which something could not be read.
     pub(crate) segments_damaged: u64,
+    /// Counts what may change the episodes to offer, but for those that the hub holds.
+    revision: u64,
 }
 
 impl Index {
@@ -165,6 +169,9 @@ impl Index {
     pub(crate) fn apply(&mut self, ordinal: Ordinal, entry: Entry, location: Location) {
         if !matches!(entry, Entry::Freed | Entry::Evicted(_)) {
             self.footprint.entry(ordinal).or_default().insert(location.segment);
+        }
+        if matches!(entry, Entry::Sealed { .. } | Entry::Damaged | Entry::Evicted(_)) {
+            self.revision += 1;
         }
         match entry {
             Entry::Begin => {
@@ -181,7 +188,10 @@ impl Index {
                 let manifest = location;
                 let stored =
                     StoredEpisode { ordinal, episode, recording, task, outcome, intervened, steps, manifest, chunks };
-                self.sealed.insert(ordinal, stored);
+                self.sealed_bytes += stored.chunk_bytes();
+                if let Some(before) = self.sealed.insert(ordinal, stored) {
+                    self.sealed_bytes -= before.chunk_bytes();
+                }
             }
             Entry::Damaged => {
                 self.open.remove(&ordinal);
@@ -200,7 +210,9 @@ impl Index {
 
     fn free(&mut self, ordinal: Ordinal, freed_in: SegmentNumber) {
         self.open.remove(&ordinal);
-        self.sealed.remove(&ordinal);
+        if let Some(gone) = self.sealed.remove(&ordinal) {
+            self.sealed_bytes -= gone.chunk_bytes();
+        }
         self.damaged.remove(&ordinal);
         self.freed.insert(ordinal, freed_in);
     }
@@ -237,6 +249,23 @@ impl Index {
     /// Whole episodes, oldest first.
     pub(crate) fn sealed(&self) -> &BTreeMap<Ordinal, StoredEpisode> {
         &self.sealed
+    }
+
+    /// All of it is durable.
+    pub(crate) fn settle(&mut self) {
+        if self.unsettled.take().is_some() {
+            self.revision += 1;
+        }
+    }
+
+    /// Changes with the episodes to offer, unless those alone are gone that the hub holds.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Bytes of the chunks of all whole episodes.
+    pub(crate) fn sealed_bytes(&self) -> u64 {
+        self.sealed_bytes
     }
 
     /// Whole episodes that a power cut cannot take, oldest first.

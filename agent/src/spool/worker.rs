@@ -252,7 +252,7 @@ impl<D: Disk> Worker<D> {
         self.acknowledge(done);
         self.disk_failed = committed.is_err();
         if committed.is_ok() {
-            self.shared.index().unsettled = None;
+            self.shared.index().settle();
         }
         let outcome = committed.and_then(|()| self.reclaim()).and_then(|()| self.make_room());
         self.waiting_since = (self.log.waiting_bytes() > 0).then_some(now);

@@ -8,6 +8,7 @@ use quinn::{RecvStream, SendStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 use zunft_protocol::hello::{HELLO_BYTES, Hello, HelloAnswer};
 use zunft_protocol::ids::EpisodeId;
 use zunft_protocol::limits::{EVICTIONS_PER_MESSAGE_MAX, UPLOADS_IN_FLIGHT_MAX};
@@ -18,8 +19,7 @@ use zunft_protocol::upload_policy::PushedPolicy;
 
 use super::download::{self, Request};
 use super::silence::Silence;
-use super::turns::Turns;
-use super::upload::{Upload, UploadError};
+use super::upload::{Upload, UploadError, UploadTurns};
 use super::wire::{self, STANDSTILL_MAX, WireError, read_message};
 use super::{Services, Uploads, Way, now};
 
@@ -28,6 +28,9 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How often the time of day and the robot's activity are looked at; neither is announced.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The first look at a new connection; the time to the next doubles. A fast link is not left idle until it is known.
+const LOOK_INTERVAL_FIRST: Duration = Duration::from_millis(50);
 
 /// Time over which the rate of the status is taken.
 const RATE_WINDOW: Duration = Duration::from_secs(10);
@@ -84,7 +87,7 @@ pub(super) struct Connection<'u> {
     replies: mpsc::Receiver<(EpisodeId, UploadReply)>,
     reply_sender: mpsc::Sender<(EpisodeId, UploadReply)>,
     wanted: BTreeMap<EpisodeId, mpsc::Sender<Want>>,
-    turns: Turns,
+    turns: UploadTurns,
     tasks: JoinSet<Ended>,
     spool_changes: watch::Receiver<u64>,
     release_changes: watch::Receiver<u64>,
@@ -94,6 +97,7 @@ pub(super) struct Connection<'u> {
     way: Way<'u>,
     ping_at: Instant,
     look_at: Instant,
+    look_interval: Duration,
     /// Pings so far: their numbers.
     pings: u64,
     /// Those that were not answered yet, and when they were sent.
@@ -145,7 +149,7 @@ impl<'u> Connection<'u> {
             replies,
             reply_sender,
             wanted: BTreeMap::new(),
-            turns: Turns::default(),
+            turns: UploadTurns::new(),
             tasks,
             spool_changes,
             release_changes,
@@ -154,6 +158,7 @@ impl<'u> Connection<'u> {
             way,
             ping_at: now(),
             look_at: now(),
+            look_interval: LOOK_INTERVAL_FIRST,
             pings: 0,
             pinged: BTreeMap::new(),
             silence: Silence::default(),
@@ -362,7 +367,8 @@ impl<'u> Connection<'u> {
 
     /// Whether the robot acts, whether the hub is heard, and what time it is: all may have changed unannounced.
     fn look_around(&mut self, now: Instant) {
-        self.look_at = now + LOOK_INTERVAL;
+        self.look_at = now + self.look_interval;
+        self.look_interval = (self.look_interval * 2).min(LOOK_INTERVAL);
         self.set_cap(now);
         let stats = self.connection.stats();
         let path = stats.path;
@@ -444,7 +450,8 @@ impl<'u> Connection<'u> {
             replies: reply_sender,
         };
         let replies = self.reply_sender.clone();
-        self.tasks.spawn(async move {
+        let span = tracing::info_span!("upload", %episode);
+        let sending = async move {
             let forward = async {
                 while let Some(reply) = own_replies.recv().await {
                     if replies.send((episode, reply)).await.is_err() {
@@ -454,7 +461,8 @@ impl<'u> Connection<'u> {
             };
             let (result, ()) = tokio::join!(upload.run(), forward);
             Ended { episode: Some(episode), result }
-        });
+        };
+        self.tasks.spawn(sending.instrument(span));
     }
 }
 

@@ -1,7 +1,7 @@
 //! What may be uploaded, how fast and when: the robot's own file, and what the hub's operator last said.
 //!
-//! The hub's policy replaces mode, caps, metering and windows of the file. Tasks that stay on site add up: what the file keeps
-//! no hub sets free. The policy last heard is kept on disk, so that it holds before the hub is reached again.
+//! The hub's policy replaces mode, caps, metering and windows of the file. Tasks that stay on site add up: what the file
+//! keeps no hub sets free. The policy last heard is kept on disk, so that it holds before the hub is reached again.
 
 use std::collections::BTreeSet;
 use std::fs;

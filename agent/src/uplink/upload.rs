@@ -12,7 +12,7 @@ use zunft_protocol::message::{CloseCode, Message, Want, chunk_head};
 use zunft_protocol::session::UploadReply;
 
 use super::SharedStatus;
-use super::turns::{Rank, Turns};
+use super::turns::{Rank, Turn, Turns};
 use super::wire::{WireError, patiently, read_message, write_bytes, write_message};
 use crate::spool::{ReadError, Spool, StoredEpisode};
 
@@ -32,6 +32,22 @@ pub(super) enum UploadError {
     GivenUp,
 }
 
+/// Chunks in memory: those that are sent next, and those that are read meanwhile.
+const CHUNKS_READ_MAX: usize = 4;
+
+/// Whose turn it is, among all uploads of a connection.
+#[derive(Debug, Clone)]
+pub(super) struct UploadTurns {
+    read: Turns,
+    send: Turns,
+}
+
+impl UploadTurns {
+    pub(super) fn new() -> Self {
+        Self { read: Turns::new(CHUNKS_READ_MAX), send: Turns::new(1) }
+    }
+}
+
 /// What an upload works with.
 pub(super) struct Upload {
     pub(super) connection: quinn::Connection,
@@ -41,7 +57,7 @@ pub(super) struct Upload {
     pub(super) priority: i32,
     /// Whether chunks are on offer, and not the manifest alone.
     pub(super) whole: bool,
-    pub(super) turns: Turns,
+    pub(super) turns: UploadTurns,
     /// What the session wants sent; closed when the upload is given up.
     pub(super) wanted: mpsc::Receiver<Want>,
     /// The hub's answers.
@@ -67,7 +83,10 @@ impl Upload {
         let Self { connection, spool, state, episode, priority, whole, turns, wanted, replies } = self;
         let rank = (Reverse(*priority), episode.ordinal);
         let sender = Sender { connection, spool, state, episode, turns, rank };
-        let manifest = read(spool, episode, Spool::read_manifest).await?;
+        let manifest = match spool.manifest_at_hand(episode) {
+            Some(manifest) => manifest,
+            None => read(spool, episode, Spool::read_manifest).await?,
+        };
         let first = if *whole { Message::Offer(manifest) } else { Message::Describe(manifest) };
         patiently(connection, write_message(send, &first)).await?;
         let mut reply = answer(connection, receive).await?;
@@ -106,7 +125,7 @@ struct Sender<'a> {
     spool: &'a Spool,
     state: &'a SharedStatus,
     episode: &'a StoredEpisode,
-    turns: &'a Turns,
+    turns: &'a UploadTurns,
     rank: Rank,
 }
 
@@ -115,22 +134,22 @@ impl Sender<'_> {
     /// read.
     async fn send_chunks(&self, send: &mut quinn::SendStream, want: &Want) -> Result<(), UploadError> {
         let mut wanted = (0..self.episode.chunks().count()).filter(|&index| want.contains(index));
-        let mut next = wanted.next();
-        let mut reading = next.map(|index| self.read_chunk(index));
-        while let (Some(index), Some(read)) = (next, reading) {
-            let bytes = read.await?;
-            next = wanted.next();
-            reading = next.map(|index| self.read_chunk(index));
-            self.send_chunk(send, index, bytes, want.begins_at(index)).await?;
+        let Some(mut index) = wanted.next() else { return Ok(()) };
+        let mut read = self.read_chunk(index).await?;
+        loop {
+            let next = wanted.next();
+            let sending = self.send_chunk(send, index, read, want.begins_at(index));
+            let Some(next) = next else { return sending.await };
+            let ((), ahead) = tokio::try_join!(sending, self.read_chunk(next))?;
+            (index, read) = (next, ahead);
         }
-        Ok(())
     }
 
     async fn send_chunk(
         &self,
         send: &mut quinn::SendStream,
         index: usize,
-        bytes: Vec<u8>,
+        (bytes, _read): (Vec<u8>, Turn),
         from: usize,
     ) -> Result<(), UploadError> {
         let Some(chunk) = self.episode.chunks().nth(index) else { return Ok(()) };
@@ -138,7 +157,7 @@ impl Sender<'_> {
         let bytes = Bytes::from(bytes).slice(from..);
         let head = Bytes::from(chunk_head(chunk.id, from as u32, &bytes));
         // A wait without a bound: it ends when those ahead are sent, given up or broken.
-        let _turn = self.turns.wait(self.rank).await;
+        let _turn = self.turns.send.wait(self.rank).await;
         patiently(self.connection, write_bytes(send, head)).await?;
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -150,8 +169,14 @@ impl Sender<'_> {
         Ok(())
     }
 
-    fn read_chunk(&self, index: usize) -> impl Future<Output = Result<Vec<u8>, UploadError>> + use<> {
-        read(self.spool, self.episode, move |spool, episode| spool.read_chunk(episode, index))
+    /// A chunk, and the right to have it in memory.
+    async fn read_chunk(&self, index: usize) -> Result<(Vec<u8>, Turn), UploadError> {
+        let turn = self.turns.read.wait(self.rank).await;
+        let bytes = match self.spool.chunk_at_hand(self.episode, index) {
+            Some(bytes) => bytes,
+            None => read(self.spool, self.episode, move |spool, episode| spool.read_chunk(episode, index)).await?,
+        };
+        Ok((bytes, turn))
     }
 }
 

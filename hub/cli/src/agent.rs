@@ -20,7 +20,7 @@ pub(crate) enum AgentCommand {
 pub(crate) struct RunArgs {
     /// The agent's configuration; docs/agent.toml shows every key.
     #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    pub(crate) config: PathBuf,
     /// Print the configuration in force and exit.
     #[arg(long)]
     print_config: bool,

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use clap::Args;
-use zunft_hub::fsck::{self, Report};
+use zunft_hub::fsck::{self, Report, Todo};
 
 use crate::args::JsonArgs;
 use crate::exit::{ExitCode, Failure, OrFail as _};
@@ -18,13 +18,17 @@ pub(crate) struct FsckArgs {
     /// the metadata does not know, rebuild it where it is gone. Nothing is deleted from the store.
     #[arg(long)]
     repair: bool,
+    /// Then delete what no episode needs: chunks that were stored ahead of their episode, which has not come for
+    /// store.orphan_days. Only where everything acknowledged can be read. A running hub does so once a day.
+    #[arg(long)]
+    sweep: bool,
     #[command(flatten)]
     json: JsonArgs,
 }
 
 pub(crate) fn run(args: &FsckArgs) -> Result<(), Failure> {
     let config = args.config.load()?;
-    let report = runtime()?.block_on(fsck::run(&config, args.repair)).or_input()?;
+    let report = runtime()?.block_on(fsck::run(&config, Todo { repair: args.repair, sweep: args.sweep })).or_input()?;
     Output::new(args.json.json).show(&report, text)?;
     if report.is_sound() {
         return Ok(());
@@ -50,5 +54,10 @@ fn text(report: &Report) -> String {
         count(report.episodes, "episode"),
     )
     .expect("writing to a String cannot fail");
+    if let Some(swept) = &report.swept {
+        let (chunks, packs) = (count(swept.chunks, "chunk"), count(swept.packs, "pack"));
+        writeln!(text, "forgot {chunks} that no episode needs; deleted {packs} ({})", bytes(swept.bytes))
+            .expect("writing to a String cannot fail");
+    }
     text
 }

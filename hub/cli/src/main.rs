@@ -31,7 +31,10 @@ use args::{Cli, Command};
 
 fn main() -> process::ExitCode {
     let cli = Cli::parse();
-    logging::begin(&cli.command);
+    let telemetry = match logging::begin(&cli.command) {
+        Ok(telemetry) => telemetry,
+        Err(failure) => return failure.report(),
+    };
     let result = match cli.command {
         Command::Demo(args) => demo::run(&args),
         Command::Hub(command) => hub::run(command),
@@ -44,6 +47,7 @@ fn main() -> process::ExitCode {
         Command::Skill(command) => skill::run(command),
         Command::Agent(command) => agent::run(command),
     };
+    telemetry.stop();
     match result {
         Ok(()) => process::ExitCode::SUCCESS,
         Err(failure) => failure.report(),

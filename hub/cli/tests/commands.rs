@@ -181,6 +181,16 @@ fn hub_that_is_not_there_is_named_with_the_remedy() {
 }
 
 #[test]
+#[cfg(not(feature = "otlp"))]
+fn exporting_without_the_feature_is_refused_by_the_name_of_the_key_and_the_feature() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("hub.toml");
+    std::fs::write(&config, "[telemetry]\notlp_endpoint = \"http://127.0.0.1:4318\"\n").unwrap();
+    let words = ["telemetry.otlp_endpoint", "http://127.0.0.1:4318", "--features otlp"];
+    refused(&["hub", "serve", "--config", text(&config)], 64, &words);
+}
+
+#[test]
 fn help_names_every_exit_code() {
     let help = String::from_utf8(zunft(&["--help"]).stdout).unwrap();
     for code in ["64", "69", "70", "75", "77", "130"] {

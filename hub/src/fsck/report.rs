@@ -20,6 +20,20 @@ pub struct Report {
     pub objects: u64,
     /// In the order found.
     pub findings: Vec<Finding>,
+    /// What was forgotten afterwards, where that was asked and nothing was wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swept: Option<Swept>,
+}
+
+/// What was forgotten because no episode ever needed it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Swept {
+    /// Chunks that no episode names.
+    pub chunks: u64,
+    /// Packs deleted.
+    pub packs: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// One thing that is not as it should be.

@@ -77,7 +77,7 @@ impl World {
     }
 
     async fn check(&self, repair: bool) -> Report {
-        run(&self.config, repair).await.unwrap()
+        run(&self.config, Todo { repair, sweep: false }).await.unwrap()
     }
 
     /// Everything that a hub serves, read back and verified.
@@ -290,11 +290,13 @@ async fn damaged_and_unknown_snapshots_and_blobs_are_found() {
 async fn a_running_hub_and_an_absent_one_are_not_checked() {
     let world = World::new().await;
     let hub = Hub::start(world.config.clone()).await.unwrap();
-    assert!(matches!(run(&world.config, false).await, Err(FsckError::DataDir(DataDirError::InUse { .. }))));
+    assert!(matches!(run(&world.config, Todo::default()).await, Err(FsckError::DataDir(DataDirError::InUse { .. }))));
     hub.shutdown().await;
     let mut absent = world.config.clone();
     absent.data_dir = absent.data_dir.join("no");
-    assert!(matches!(run(&absent, true).await, Err(FsckError::Absent { path }) if path == absent.data_dir));
+    assert!(
+        matches!(run(&absent, Todo { repair: true, sweep: false }).await, Err(FsckError::Absent { path }) if path == absent.data_dir)
+    );
 }
 
 #[tokio::test]
@@ -323,4 +325,52 @@ async fn a_rival_in_an_orphan_never_replaces_the_acknowledged_episode() {
     assert!(report.findings.contains(&Finding::RivalEpisode { tenant: tenant.clone(), episode }), "{report:?}");
     let served = world.served().await;
     assert!(served.contains_key(&world.episodes[0].manifest.id()) && !served.contains_key(&episode));
+}
+
+#[tokio::test]
+async fn what_was_set_down_for_an_episode_that_never_came_is_swept_when_it_is_old_and_nothing_else() {
+    let world = World::new().await;
+    let (store, metadata) = world.open().await;
+    let before = world.packs();
+    let lost = Submission { whole: None, ..submission(&episode("r2", 0)) };
+    // The other one's manifest is stored and cannot be listed: the pack with its chunks may come back from a backup.
+    let half = Submission { chunks: Vec::new(), ..submission(&episode("r2", 1)) };
+    for set_down in [lost, half] {
+        let pack = write_pack(&store, &tenant(), vec![set_down]).await.unwrap();
+        metadata.register_pack(&tenant(), &pack, 1000).await.unwrap();
+    }
+    metadata.close().await;
+    let sweep = async || run(&world.config, Todo { repair: false, sweep: true }).await.unwrap();
+    assert_eq!(world.packs().len(), before.len() + 2);
+    let swept = sweep().await.swept.unwrap();
+    assert_eq!((swept.chunks, swept.packs), (2, 1));
+    assert!(swept.bytes > 0 && world.packs().len() == before.len() + 1);
+    assert_eq!(sweep().await.swept, Some(Swept::default()));
+    assert_eq!(world.served().await.into_keys().collect::<Vec<_>>(), ids(&world.episodes));
+
+    let (damaged, bytes) = world.registered_pack().await;
+    flip(&damaged, &bytes, 20);
+    assert_eq!(sweep().await.swept, None, "nothing is deleted from a store that is not sound");
+}
+
+#[tokio::test]
+async fn what_was_set_down_lately_stays_and_whatever_is_old_where_the_operator_keeps_it() {
+    let world = World::new().await;
+    let (store, metadata) = world.open().await;
+    let late = Submission { whole: None, ..submission(&episode("r2", 0)) };
+    let old = Submission { whole: None, ..submission(&episode("r2", 1)) };
+    for (set_down, since) in [(late, clock::unix_millis()), (old, 1000)] {
+        let pack = write_pack(&store, &tenant(), vec![set_down]).await.unwrap();
+        metadata.register_pack(&tenant(), &pack, since).await.unwrap();
+    }
+    metadata.close().await;
+    let packs = world.packs();
+    let sweep = async |orphan_days| {
+        let mut config = world.config.clone();
+        config.store.orphan_days = orphan_days;
+        run(&config, Todo { repair: false, sweep: true }).await.unwrap().swept.unwrap()
+    };
+    assert_eq!(sweep(0).await, Swept::default(), "kept for ever");
+    assert_eq!((sweep(1).await.packs, world.packs().len()), (1, packs.len() - 1));
+    assert_eq!(sweep(1).await, Swept::default());
 }

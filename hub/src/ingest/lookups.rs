@@ -1,11 +1,13 @@
 //! What the store knows of offers, looked up in groups: many small episodes at once cost a few questions, not one each.
 //!
-//! One task takes what waits and asks once for each tenant; what comes meanwhile is the next one's. Nobody waits for a
-//! timer: a lone offer is looked up at once.
+//! One task takes what waits and asks once for each tenant; what comes meanwhile is the next one's. A lone offer is
+//! looked up at once; under load, groups are asked for some milliseconds apart.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tracing::warn;
 use zunft_protocol::ids::{ChunkId, EpisodeId, RecordingId, TenantId};
 
@@ -16,6 +18,9 @@ const QUEUE_MAX: usize = 1024;
 
 /// Offers of one question. Those of long episodes name many chunks, which are asked for a thousand at a time.
 const GROUP_MAX: usize = 128;
+
+/// Time between two questions: offers come long before their chunks can.
+const INTERVAL: Duration = Duration::from_millis(10);
 
 /// The database did not answer; the cause is in the log.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +86,16 @@ impl LookUpTask {
     /// Looks up until every handle is gone.
     pub(super) async fn run(mut self) {
         let mut group = Vec::new();
-        while self.queue.recv_many(&mut group, GROUP_MAX).await > 0 {
+        let mut not_before = Instant::now();
+        while let Some(first) = self.queue.recv().await {
+            group.push(first);
+            tokio::time::sleep_until(not_before).await;
+            not_before = Instant::now() + INTERVAL;
+            while group.len() < GROUP_MAX
+                && let Ok(next) = self.queue.try_recv()
+            {
+                group.push(next);
+            }
             let mut tenants: BTreeMap<TenantId, Vec<Offer>> = BTreeMap::new();
             for offer in group.drain(..) {
                 tenants.entry(offer.tenant.clone()).or_default().push(offer);

@@ -1,8 +1,8 @@
 //! One upload stream: carries out what the session orders, and brings it the answers.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quinn::{RecvStream, SendStream};
 use tracing::{Instrument as _, info, info_span, warn};
@@ -17,6 +17,7 @@ use super::connection::Robot;
 use super::lookups::{Found, NotLookedUp};
 use super::wire::{self, Arriving, WireError};
 use crate::clock;
+use crate::metadata::KEPT_FOR;
 use crate::services::{BudgetShare, Change};
 use crate::store::{CommitError, Committing, Submission, Whole};
 
@@ -35,10 +36,21 @@ pub(super) async fn serve(
     send: SendStream,
     recv: &mut RecvStream,
 ) -> Result<(), WireError> {
-    let span = info_span!("upload", episode = %EpisodeId::of(&manifest));
+    let identity = &robot.identity;
+    let (tenant, name, episode) = (&identity.tenant, &identity.robot, EpisodeId::of(&manifest));
+    let span = info_span!("upload", %tenant, robot = %name, %episode);
     let arriving = Arriving::default();
-    let mut stream =
-        UploadStream { robot, upload, whole, send, manifest: None, budget: None, arriving, setting_down: None };
+    let mut stream = UploadStream {
+        robot,
+        upload,
+        whole,
+        send,
+        manifest: None,
+        budget: None,
+        arriving,
+        setting_down: None,
+        chunks_kept: clock::now(),
+    };
     let served = stream.serve(manifest, recv).instrument(span).await;
     // After the last word the session has forgotten the upload; after an error it must.
     let arrived = stream.arriving.chunk();
@@ -79,6 +91,8 @@ struct UploadStream<'a> {
     arriving: Arriving,
     /// Chunks on their way into the store, ahead of their episode. They get there even if the stream breaks.
     setting_down: Option<Committing>,
+    /// When the hub last made sure that the chunks it has are not forgotten meanwhile.
+    chunks_kept: Instant,
 }
 
 impl Robot {
@@ -157,6 +171,7 @@ impl UploadStream<'_> {
         if !self.whole {
             return Ok(Known::New { present });
         }
+        let present = self.keep_chunks(present).await?;
         let missing: u64 =
             manifest.chunks().filter(|chunk| !present.contains(&chunk.id)).map(|chunk| u64::from(chunk.bytes)).sum();
         let (services, key) = (&self.robot.services, self.robot.key());
@@ -192,6 +207,19 @@ impl UploadStream<'_> {
         }
     }
 
+    /// Says which of these chunks are there to stay for as long as this upload may take.
+    async fn keep_chunks(&mut self, chunks: BTreeSet<ChunkId>) -> Result<BTreeSet<ChunkId>, NotLookedUp> {
+        self.chunks_kept = clock::now();
+        if chunks.is_empty() {
+            return Ok(chunks);
+        }
+        let (tenant, metadata) = (&self.robot.identity.tenant, &self.robot.services.metadata);
+        metadata.keep_chunks(tenant, &chunks, clock::unix_millis()).await.map_err(|error| {
+            warn!(error = &error as &dyn std::error::Error, "an offer could not be looked up");
+            NotLookedUp
+        })
+    }
+
     /// Makes chunks durable ahead of their episode, while others come; fails where those before could not be.
     async fn set_down(&mut self, chunks: Vec<ChunkBytes>) -> Option<HubEvent> {
         let submission = Submission { tenant: self.robot.identity.tenant.clone(), chunks, whole: None };
@@ -200,6 +228,11 @@ impl UploadStream<'_> {
             (Ok(()), Some(committer)) => committer.begin(submission).await,
             (Ok(()), None) => Err(CommitError::Stopped),
         };
+        if let Some(manifest) = self.manifest.as_ref().filter(|_| self.chunks_kept.elapsed() >= KEPT_FOR) {
+            let chunks = manifest.chunks().map(|chunk| chunk.id).collect();
+            // What went nevertheless the commit finds missing, and the next offer asks for it.
+            drop(self.keep_chunks(chunks).await);
+        }
         match begun {
             Ok(setting_down) => {
                 self.setting_down = Some(setting_down);

@@ -12,15 +12,16 @@ use zunft_protocol::snapshot::SnapshotEpisode;
 use zunft_skills::data::ActorKind;
 
 use super::sql::{Row, Statement, Transaction, Value, query};
+use super::unnamed::name_chunks;
 use super::{Metadata, MetadataError, json, word};
 
 /// Most episodes in one page of a listing.
 pub const PAGE_EPISODES_MAX: u32 = 1000;
 
 /// Ids in one SQL statement: SQLite allows 32,766 parameters.
-const IDS_PER_STATEMENT: usize = 1000;
+pub(super) const IDS_PER_STATEMENT: usize = 1000;
 
-/// Chunks in one SQL statement, of six parameters each.
+/// Chunks in one SQL statement, of seven parameters each.
 const ROWS_PER_STATEMENT: usize = 1000;
 
 /// Episodes in one SQL statement, of 21 parameters each.
@@ -406,22 +407,6 @@ impl Metadata {
         .bind(now_unix_ms as i64)
         .execute(&mut transaction)
         .await?;
-        for chunks in pack.chunks.chunks(ROWS_PER_STATEMENT) {
-            let mut query =
-                Statement::begin("INSERT INTO chunks (tenant, chunk, pack, position, bytes, key_id) VALUES ");
-            for (index, chunk) in chunks.iter().enumerate() {
-                query.push(if index == 0 { "" } else { ", " }).push_list([
-                    Value::from(tenant.as_str()),
-                    chunk.id.as_bytes().as_slice().into(),
-                    pack.pack.as_bytes().as_slice().into(),
-                    (chunk.position as i64).into(),
-                    i64::from(chunk.bytes).into(),
-                    KEY_NONE.into(),
-                ]);
-            }
-            query.push(" ON CONFLICT (tenant, chunk) DO NOTHING");
-            query.execute(&mut transaction).await?;
-        }
         let arrival = query("SELECT COALESCE(MAX(arrival), 0) AS arrival FROM episodes WHERE tenant = $1")
             .bind(tenant.as_str())
             .fetch_one(&mut transaction)
@@ -431,10 +416,12 @@ impl Metadata {
         let held: BTreeSet<ChunkId> = pack.chunks.iter().map(|chunk| chunk.id).collect();
         let mut registered = Vec::with_capacity(pack.episodes.len());
         let mut new = Vec::with_capacity(pack.episodes.len());
+        let mut named = BTreeSet::new();
         for episode in &pack.episodes {
             let outcome = if let Some(&(id, stored_unix_ms)) = stored.get(&episode.manifest.recording) {
                 if id == episode.id { Registered::Stored { stored_unix_ms } } else { Registered::Conflict }
             } else if all_present(&mut transaction, tenant, &episode.manifest, &held).await? {
+                named.extend(episode.manifest.chunks().map(|chunk| chunk.id));
                 arrival += 1;
                 stored.insert(episode.manifest.recording, (episode.id, now_unix_ms));
                 new.push((arrival, episode));
@@ -444,6 +431,9 @@ impl Metadata {
             };
             registered.push(outcome);
         }
+        insert_chunks(&mut transaction, tenant, pack, &named, now_unix_ms).await?;
+        let before: Vec<ChunkId> = named.difference(&held).copied().collect();
+        name_chunks(&mut transaction, tenant, &before).await?;
         insert_embodiments(&mut transaction, tenant, &new).await?;
         for new in new.chunks(EPISODES_PER_STATEMENT) {
             insert_episodes(&mut transaction, tenant, pack.pack, new, now_unix_ms).await?;
@@ -451,6 +441,41 @@ impl Metadata {
         transaction.commit().await?;
         Ok(registered)
     }
+}
+
+/// Inserts a pack's chunks; those that none of the episodes names are unnamed from now on.
+async fn insert_chunks(
+    transaction: &mut Transaction,
+    tenant: &TenantId,
+    pack: &NewPack,
+    named: &BTreeSet<ChunkId>,
+    now_unix_ms: u64,
+) -> Result<(), MetadataError> {
+    for chunks in pack.chunks.chunks(ROWS_PER_STATEMENT) {
+        let mut query = Statement::begin(
+            "INSERT INTO chunks (tenant, chunk, pack, position, bytes, key_id, unnamed_unix_ms) VALUES ",
+        );
+        for (index, chunk) in chunks.iter().enumerate() {
+            let unnamed = (!named.contains(&chunk.id)).then_some(now_unix_ms as i64);
+            query.push(if index == 0 { "" } else { ", " }).push_list([
+                Value::from(tenant.as_str()),
+                chunk.id.as_bytes().as_slice().into(),
+                pack.pack.as_bytes().as_slice().into(),
+                (chunk.position as i64).into(),
+                i64::from(chunk.bytes).into(),
+                KEY_NONE.into(),
+                unnamed.into(),
+            ]);
+        }
+        // A chunk that is there already stays where it is; this may name it, or make it count as new.
+        query.push(
+            " ON CONFLICT (tenant, chunk) DO UPDATE SET unnamed_unix_ms = excluded.unnamed_unix_ms \
+             WHERE chunks.unnamed_unix_ms IS NOT NULL AND (excluded.unnamed_unix_ms IS NULL \
+             OR excluded.unnamed_unix_ms > chunks.unnamed_unix_ms)",
+        );
+        query.execute(&mut *transaction).await?;
+    }
+    Ok(())
 }
 
 /// Which of these episodes' recordings have an episode already, and since when.

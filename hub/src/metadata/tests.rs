@@ -1,5 +1,7 @@
 //! What the metadata promises, in SQLite and in PostgreSQL.
 
+use std::collections::BTreeSet;
+
 use zunft_protocol::episode::Outcome;
 use zunft_protocol::ids::{Digest, EpisodeId, RobotId, SnapshotId};
 use zunft_protocol::message::{EvictionReason, Tombstone};
@@ -9,6 +11,7 @@ use zunft_skills::data::ActorKind;
 use super::*;
 use crate::fixtures::servers::TestDatabase;
 use crate::fixtures::{Episode, episode, identity, tenant};
+use crate::store::Forget as _;
 
 const NOW: u64 = 1_800_000_000_000;
 
@@ -371,4 +374,38 @@ async fn a_database_that_cannot_be_reached_is_named_without_its_password() {
     let text = error.to_string();
     assert!(text.contains(&closed.to_string()) && text.contains("guild") && text.contains("metadata.url"), "{text}");
     assert!(!crate::causes::with_causes(&error).contains("sesame") && !format!("{error:?}").contains("sesame"));
+}
+
+#[tokio::test]
+async fn chunks_that_no_episode_names_are_forgotten_when_nobody_has_asked_for_them_for_long() {
+    each(async |database| {
+        let metadata = database.open().await;
+        let (named, late, lost) = (episode("r1", 0), episode("r1", 1), episode("r1", 2));
+        let set_down = |name: &str, episode: &Episode| NewPack { episodes: Vec::new(), ..pack_of(name, &[episode]) };
+        let ids = |episode: &Episode| episode.manifest.chunks().map(|chunk| chunk.id).collect::<BTreeSet<_>>();
+        for (name, episode) in [("a", &named), ("b", &late), ("c", &lost)] {
+            metadata.register_pack(&tenant(), &set_down(name, episode), NOW).await.unwrap();
+        }
+        // One episode came, one was offered again just now.
+        let whole = NewPack { chunks: Vec::new(), ..pack_of("d", &[&named]) };
+        metadata.register_pack(&tenant(), &whole, NOW + 1).await.unwrap();
+        let later = NOW + 2 * KEPT_FOR.as_millis() as u64;
+        assert_eq!(metadata.keep_chunks(&tenant(), &ids(&late), later).await.unwrap(), ids(&late));
+        assert_eq!(metadata.forget_chunks(&tenant(), NOW).await.unwrap(), 0, "none is older");
+        assert_eq!(metadata.forget_chunks(&tenant(), later).await.unwrap(), 2, "the lost episode's alone");
+        for (episode, left) in [(&named, ids(&named)), (&late, ids(&late)), (&lost, BTreeSet::new())] {
+            assert_eq!(metadata.keep_chunks(&tenant(), &ids(episode), later).await.unwrap(), left);
+        }
+        // Its pack may go, once, and the others not.
+        assert_eq!(metadata.empty_packs(&tenant(), NOW).await.unwrap(), []);
+        assert_eq!(metadata.empty_packs(&tenant(), NOW + 1).await.unwrap(), [Digest::of(b"c")]);
+        for (name, gone) in [("a", false), ("b", false), ("c", true), ("c", false), ("d", false)] {
+            assert_eq!(metadata.forget_pack(&tenant(), Digest::of(name.as_bytes())).await.unwrap(), gone, "{name}");
+        }
+        // The other one came at last.
+        metadata.register_pack(&tenant(), &pack_of("e", &[&late]), later).await.unwrap();
+        assert_eq!(metadata.forget_chunks(&tenant(), u64::MAX).await.unwrap(), 0);
+        metadata.close().await;
+    })
+    .await;
 }

@@ -1,14 +1,20 @@
 //! Group commit: episodes that are complete within a few milliseconds become durable together.
 //!
-//! What comes while a commit is under way is the next one's: nobody waits for company, but two commits begin at least
-//! an interval apart. One task takes submissions from a bounded queue, writes one pack a tenant, waits for the store's
+//! What comes while a commit is under way is the next one's: nobody waits for company, but two small groups begin at
+//! least an interval apart. One task takes submissions from a bounded queue, writes one pack a tenant, waits for the store's
 //! word, then registers the pack in the metadata, and only then answers. A pack whose registration fails is an orphan:
 //! nothing refers to it, nobody was told of it, and the robots offer its episodes again.
+//!
+//! While a large group is on its way to the disk, the next may be written too: then disk and network work at the same
+//! time. Small ones wait for each other, for a group's cost is the same whatever is in it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use object_store::PutPayload;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -24,6 +30,12 @@ use crate::metadata::{Metadata, MetadataError, NewChunk, NewEpisode, NewPack, Re
 
 /// Submissions that wait: their bytes are bounded by the ingest budget, this bounds their number.
 const QUEUE_MAX: usize = 1024;
+
+/// Commits under way at a time: one is written while the other is synced and registered.
+const COMMITS_MAX: usize = 2;
+
+/// From so many bytes on, a group does not wait until the one before it is durable.
+const LARGE_BYTES_MIN: usize = 4 * 1024 * 1024;
 
 /// What is to become durable: an episode, or chunks of one that is still on its way.
 #[derive(Debug)]
@@ -110,12 +122,18 @@ impl Register for Metadata {
 #[derive(Debug)]
 pub(crate) struct CommitTask<R = Metadata> {
     queue: mpsc::Receiver<Waiting>,
-    store: Store,
-    metadata: R,
     interval: Duration,
     pack_bytes_max: usize,
+    places: Places<R>,
+}
+
+/// Where a group goes.
+#[derive(Debug)]
+struct Places<R> {
+    store: Store,
+    metadata: R,
     /// Whether the last commit failed: the log tells of the change, not of every episode.
-    failing: bool,
+    failing: AtomicBool,
 }
 
 impl Committer {
@@ -127,7 +145,8 @@ impl Committer {
         pack_bytes_max: usize,
     ) -> (Self, CommitTask<R>) {
         let (sender, queue) = mpsc::channel(QUEUE_MAX);
-        (Self { queue: sender }, CommitTask { queue, store, metadata, interval, pack_bytes_max, failing: false })
+        let places = Places { store, metadata, failing: AtomicBool::new(false) };
+        (Self { queue: sender }, CommitTask { queue, interval, pack_bytes_max, places })
     }
 
     /// Makes an episode or its chunks durable; returns since when they are, in milliseconds since 1970.
@@ -156,38 +175,58 @@ impl Committing {
 
 impl<R: Register> CommitTask<R> {
     /// Commits until every committer is gone.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(self) {
+        let Self { mut queue, interval, pack_bytes_max, places } = self;
         let mut not_before = Instant::now();
-        while let Some(first) = self.queue.recv().await {
-            let batch = self.gather(first, not_before).await;
-            not_before = Instant::now() + self.interval;
-            for (tenant, batch) in by_tenant(batch) {
-                self.commit(&tenant, batch).await;
+        let mut commits = FuturesUnordered::new();
+        loop {
+            let first = tokio::select! {
+                first = queue.recv() => first,
+                Some(()) = commits.next() => continue,
+            };
+            let Some(first) = first else { break };
+            let mut group = Group::of(first);
+            loop {
+                let (full, large) = (group.bytes >= pack_bytes_max, group.bytes >= LARGE_BYTES_MIN);
+                let room = commits.is_empty() || (commits.len() < COMMITS_MAX && large);
+                let begin_at = if large { Instant::now() } else { not_before };
+                tokio::select! {
+                    biased;
+                    Some(()) = commits.next() => {}
+                    Some(next) = queue.recv(), if !full => group.push(next),
+                    () = tokio::time::sleep_until(begin_at), if room => break,
+                }
+            }
+            not_before = Instant::now() + interval;
+            for (tenant, group) in by_tenant(group.submissions) {
+                commits.push(places.commit(tenant, group));
             }
         }
+        while commits.next().await.is_some() {}
+    }
+}
+
+/// What is committed together.
+struct Group {
+    submissions: Vec<Waiting>,
+    bytes: usize,
+}
+
+impl Group {
+    fn of(first: Waiting) -> Self {
+        Self { bytes: submitted_bytes(&first), submissions: vec![first] }
     }
 
-    /// Takes what waits, up to the size of a pack, and before `not_before` also what comes.
-    async fn gather(&mut self, first: Waiting, not_before: Instant) -> Vec<Waiting> {
-        let mut bytes = submitted_bytes(&first);
-        let mut batch = vec![first];
-        let pause = tokio::time::sleep_until(not_before);
-        tokio::pin!(pause);
-        while bytes < self.pack_bytes_max {
-            let next = tokio::select! {
-                biased;
-                next = self.queue.recv() => next,
-                () = &mut pause => None,
-            };
-            let Some(next) = next else { break };
-            bytes += submitted_bytes(&next);
-            batch.push(next);
-        }
-        batch
+    fn push(&mut self, next: Waiting) {
+        self.bytes += submitted_bytes(&next);
+        self.submissions.push(next);
     }
+}
 
-    async fn commit(&mut self, tenant: &TenantId, batch: Vec<Waiting>) {
-        let (submissions, answers): (Vec<_>, Vec<_>) = batch
+impl<R: Register> Places<R> {
+    async fn commit(&self, tenant: TenantId, group: Vec<Waiting>) {
+        let tenant = &tenant;
+        let (submissions, answers): (Vec<_>, Vec<_>) = group
             .into_iter()
             .map(|Waiting { submission, answer }| {
                 let whole = submission.whole.is_some();
@@ -195,15 +234,16 @@ impl<R: Register> CommitTask<R> {
             })
             .unzip();
         let now = clock::unix_millis();
-        let results = match write_pack(&self.store, tenant, submissions).await {
+        let store = self.store.clone();
+        let _creating = store.creating().await;
+        let results = match write_pack(&store, tenant, submissions).await {
             Err(error) => Err(self.store_failed(&error)),
             Ok(pack) => match self.metadata.register(tenant, &pack, now).await {
                 Err(error) => Err(self.metadata_failed(&error)),
                 Ok(registered) => Ok(registered),
             },
         };
-        if results.is_ok() && self.failing {
-            self.failing = false;
+        if results.is_ok() && self.failing.swap(false, Ordering::Relaxed) {
             info!("experience is stored again");
         }
         let mut episodes = 0..;
@@ -223,20 +263,19 @@ impl<R: Register> CommitTask<R> {
         }
     }
 
-    fn store_failed(&mut self, error: &StoreError) -> CommitError {
+    fn store_failed(&self, error: &StoreError) -> CommitError {
         let full = matches!(error, StoreError::Full { .. });
         self.failed(full, error)
     }
 
-    fn metadata_failed(&mut self, error: &MetadataError) -> CommitError {
+    fn metadata_failed(&self, error: &MetadataError) -> CommitError {
         self.failed(error.is_full(), error)
     }
 
-    fn failed(&mut self, full: bool, error: &dyn std::error::Error) -> CommitError {
-        if !self.failing {
+    fn failed(&self, full: bool, error: &dyn std::error::Error) -> CommitError {
+        if !self.failing.swap(true, Ordering::Relaxed) {
             warn!(error = error_text(error), "experience cannot be stored; robots keep theirs and try again");
         }
-        self.failing = true;
         if full { CommitError::Full } else { CommitError::Failed }
     }
 }
@@ -258,9 +297,9 @@ fn submitted_bytes(waiting: &Waiting) -> usize {
     chunks + whole.as_ref().map_or(0, |whole| whole.manifest_bytes.len())
 }
 
-fn by_tenant(batch: Vec<Waiting>) -> BTreeMap<TenantId, Vec<Waiting>> {
+fn by_tenant(group: Vec<Waiting>) -> BTreeMap<TenantId, Vec<Waiting>> {
     let mut tenants: BTreeMap<TenantId, Vec<Waiting>> = BTreeMap::new();
-    for waiting in batch {
+    for waiting in group {
         tenants.entry(waiting.submission.tenant.clone()).or_default().push(waiting);
     }
     tenants

@@ -128,7 +128,7 @@ impl Worker {
 
     fn carry_out(&self, owned: &OwnedRun) {
         let OwnedRun { tenant, run, .. } = owned;
-        let span = info_span!("training", run = %run.id, skill = %run.plan.skill);
+        let span = info_span!("training", %tenant, run = %run.id, skill = %run.plan.skill);
         let _entered = span.enter();
         info!("run begins");
         self.shared.begin(tenant, run.id);

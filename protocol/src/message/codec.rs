@@ -549,26 +549,24 @@ fn decode_body(message_type: MessageType, body: Vec<u8>) -> Result<Message, Deco
         MessageType::Noted => Message::Noted,
         MessageType::Wanted => {
             let episodes = unarchive!(WantedV1, message_type, &body).episodes;
-            if episodes.len() > WANTED_PER_MESSAGE_MAX {
-                return Err(malformed());
-            }
+            let episodes = at_most(WANTED_PER_MESSAGE_MAX, episodes).ok_or_else(malformed)?;
             Message::Wanted(episodes.into_iter().map(EpisodeId::from_bytes).collect())
         }
         MessageType::Evicted => {
-            let body = unarchive!(EvictedV1, message_type, &body).tombstones;
-            if body.len() > EVICTIONS_PER_MESSAGE_MAX {
-                return Err(malformed());
-            }
-            Message::Evicted(body.into_iter().map(tombstone).collect::<Result<_, _>>()?)
+            let tombstones = unarchive!(EvictedV1, message_type, &body).tombstones;
+            let tombstones = at_most(EVICTIONS_PER_MESSAGE_MAX, tombstones).ok_or_else(malformed)?;
+            Message::Evicted(tombstones.into_iter().map(tombstone).collect::<Result<_, _>>()?)
         }
         MessageType::EvictionsStored => {
             let ordinals = unarchive!(EvictionsStoredV1, message_type, &body).ordinals;
-            if ordinals.len() > EVICTIONS_PER_MESSAGE_MAX {
-                return Err(malformed());
-            }
-            Message::EvictionsStored(ordinals)
+            Message::EvictionsStored(at_most(EVICTIONS_PER_MESSAGE_MAX, ordinals).ok_or_else(malformed)?)
         }
     })
+}
+
+/// The items, unless there are more than allowed.
+fn at_most<T>(count_max: usize, items: Vec<T>) -> Option<Vec<T>> {
+    (items.len() <= count_max).then_some(items)
 }
 
 fn upload_policy_v1(pushed: &PushedPolicy) -> UploadPolicyV1 {

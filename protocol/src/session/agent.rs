@@ -23,8 +23,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// What a link of unknown speed is given to do.
 const WINDOW_BYTES_MIN: u64 = 1024 * 1024;
 
-/// Most bytes under way: with a hub's commits of some tens of milliseconds they keep a link of 10 Gbit/s busy.
-const WINDOW_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// Most bytes under way: with a hub's commits of some tens of milliseconds they keep a link of 10 Gbit/s busy, and they
+/// are less than a hub holds for one robot.
+const WINDOW_BYTES_MAX: u64 = 48 * 1024 * 1024;
 
 /// What is under way goes out within so many seconds, or waits in the spool instead: what was offered and is not
 /// sent takes memory of the hub, and cannot be overtaken.
@@ -564,14 +565,15 @@ mod tests {
         let _orders = robot.tell(AgentEvent::Rate { bytes_per_sec: 4 * MIB });
         assert_eq!(robot.session.open.len(), 8);
         let _orders = robot.tell(AgentEvent::Rate { bytes_per_sec: 1 << 40 });
-        assert_eq!(robot.session.open.len() as u64, WINDOW_BYTES_MAX / MIB);
-        for _ in 0..5 {
+        let open = WINDOW_BYTES_MAX / MIB;
+        assert_eq!(robot.session.open.len() as u64, open);
+        for _ in 0..10 {
             let _orders = robot.tell(AgentEvent::Rate { bytes_per_sec: 0 });
         }
-        for n in 0..30 {
+        for n in 0..open - 2 {
             assert!(robot.reply(n, durable(n)).iter().all(|order| matches!(order, AgentOrder::Free { .. })));
         }
-        assert_eq!(offered(&robot.reply(30, durable(30))), [episode(32)], "the link is slow again");
+        assert_eq!(offered(&robot.reply(open - 2, durable(open - 2))), [episode(open)], "the link is slow again");
     }
 
     #[test]
@@ -604,17 +606,17 @@ mod tests {
     fn failures_go_first_and_bulk_always_leaves_them_places() {
         let mut robot = robot();
         let _orders = robot.tell(AgentEvent::Connected);
-        for n in 0..100 {
+        for n in 0..UPLOADS_IN_FLIGHT_MAX as u64 {
             let _orders = robot.seal(n, UploadClass::Bulk);
         }
         assert_eq!(robot.session.open.len(), UPLOADS_IN_FLIGHT_MAX - PLACES_KEPT);
-        for n in 200..200 + PLACES_KEPT as u64 {
+        for n in 1000..1000 + PLACES_KEPT as u64 {
             let orders = robot.seal(n, UploadClass::Urgent);
             assert_eq!(orders, [AgentOrder::Offer { episode: episode(n), priority: PRIORITY_URGENT }]);
         }
-        assert!(robot.seal(300, UploadClass::Labelled).is_empty(), "now there is no place");
-        assert_eq!(offered(&robot.reply(200, durable(200))), [episode(300)]);
-        assert!(robot.reply(300, durable(300)).iter().all(|order| !matches!(order, AgentOrder::Offer { .. })));
+        assert!(robot.seal(2000, UploadClass::Labelled).is_empty(), "now there is no place");
+        assert_eq!(offered(&robot.reply(1000, durable(1000))), [episode(2000)]);
+        assert!(robot.reply(2000, durable(2000)).iter().all(|order| !matches!(order, AgentOrder::Offer { .. })));
     }
 
     fn policy(metered: bool, windows: &[(u16, u16)]) -> AgentEvent {

@@ -1,5 +1,5 @@
-//! What recording costs a control program: `zunft-recording-cost step SOCKET COUNT`, `... cameras SOCKET SECONDS`, and
-//! `... file PATH SECONDS`, which writes the bytes of `cameras` to a file instead.
+//! What recording costs a control program: `zunft-recording-cost step SOCKET COUNT`, `... images SOCKET SECONDS`,
+//! `... cameras SOCKET SECONDS`, and `... file PATH SECONDS`, which writes the bytes of `cameras` to a file instead.
 //!
 //! Each prints one line of JSON. The images are bytes of a 640x480 JPEG's size that nothing can make smaller.
 
@@ -18,27 +18,32 @@ const WARM_UP: usize = 1000;
 /// Of a 640x480 JPEG at quality 90.
 const IMAGE_BYTES: usize = 60_000;
 
-const CAMERAS: [&str; 2] = ["left", "right"];
+const CAMERAS: [&str; 3] = ["left", "right", "wrist"];
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["step", socket, count] => step(socket, count.parse().context("COUNT")?),
+        ["images", socket, seconds] => images(socket, seconds.parse().context("SECONDS")?),
         ["cameras", socket, seconds] => cameras(socket, seconds.parse().context("SECONDS")?),
         ["file", path, seconds] => file(path, seconds.parse().context("SECONDS")?),
-        _ => bail!("usage: zunft-recording-cost step SOCKET COUNT | cameras SOCKET SECONDS | file PATH SECONDS"),
+        _ => bail!("usage: zunft-recording-cost step SOCKET COUNT | images|cameras SOCKET SECONDS | file PATH SECONDS"),
     }
 }
 
 fn body() -> Embodiment {
-    let cameras = CAMERAS.iter().map(|name| Feature::camera(name, 480, 640, 30.0, Encoding::Jpeg));
+    body_of(&CAMERAS[..2])
+}
+
+fn body_of(cameras: &[&str]) -> Embodiment {
+    let cameras = cameras.iter().map(|name| Feature::camera(name, 480, 640, 30.0, Encoding::Jpeg));
     let steps = [Feature::vector("observation.state", 50), Feature::vector("action", 14)];
     Embodiment { name: "cost".into(), rate_hz: 1000.0, features: steps.into_iter().chain(cameras).collect() }
 }
 
-fn begin(socket: &str) -> anyhow::Result<Robot> {
+fn begin(socket: &str, embodiment: Embodiment) -> anyhow::Result<Robot> {
     let mut robot = Robot::connect(socket)?;
-    robot.begin(&Begin { task: "cost".parse()?, embodiment: body(), actor: BeginActor::Script })?;
+    robot.begin(&Begin { task: "cost".parse()?, embodiment, actor: BeginActor::Script })?;
     Ok(robot)
 }
 
@@ -50,7 +55,7 @@ fn record(robot: &mut Robot, tick: u64) -> anyhow::Result<()> {
 
 /// The cost of one step of 64 floats on the caller's thread, at 1 kHz.
 fn step(socket: &str, count: usize) -> anyhow::Result<()> {
-    let mut robot = begin(socket)?;
+    let mut robot = begin(socket, body())?;
     let mut times = Vec::with_capacity(count);
     let mut tick = 0;
     paced(Duration::from_millis(1), (WARM_UP + count) as u64, |_| {
@@ -63,22 +68,48 @@ fn step(socket: &str, count: usize) -> anyhow::Result<()> {
         Ok(())
     })?;
     robot.end(Outcome::Success, EpisodeEnd::Terminated)?;
+    let (p50, p99) = quantiles(times);
+    writeln!(std::io::stdout(), "{{\"step_us_p50\": {p50:.2}, \"step_us_p99\": {p99:.2}, \"count\": {count}}}")?;
+    Ok(())
+}
+
+/// The middle one and the 99th of a hundred, in microseconds.
+fn quantiles(mut times: Vec<Duration>) -> (f64, f64) {
     times.sort_unstable();
     let quantile = |q: f64| times[((times.len() - 1) as f64 * q).round() as usize].as_secs_f64() * 1e6;
-    let (p50, p99) = (quantile(0.5), quantile(0.99));
-    writeln!(std::io::stdout(), "{{\"step_us_p50\": {p50:.2}, \"step_us_p99\": {p99:.2}, \"count\": {count}}}")?;
+    (quantile(0.5), quantile(0.99))
+}
+
+/// The cost of one image on the caller's thread, of three cameras at 30 Hz.
+fn images(socket: &str, seconds: u64) -> anyhow::Result<()> {
+    let mut robot = begin(socket, body_of(&CAMERAS))?;
+    let (mut image, mut times) = (image(), Vec::new());
+    paced(Duration::from_micros(33_333), seconds * 30, |tick| {
+        record(&mut robot, tick)?;
+        image[2..10].copy_from_slice(&tick.to_le_bytes());
+        for camera in CAMERAS {
+            let began = now();
+            robot.sample(&format!("observation.images.{camera}"), monotonic_ns(), Data::Jpeg(&image))?;
+            times.push(began.elapsed());
+        }
+        Ok(())
+    })?;
+    robot.end(Outcome::Success, EpisodeEnd::Terminated)?;
+    let count = times.len();
+    let (p50, p99) = quantiles(times);
+    writeln!(std::io::stdout(), "{{\"image_us_p50\": {p50:.2}, \"image_us_p99\": {p99:.2}, \"count\": {count}}}")?;
     Ok(())
 }
 
 /// Steps at 50 Hz and two cameras at 30 Hz into an agent.
 fn cameras(socket: &str, seconds: u64) -> anyhow::Result<()> {
-    let mut robot = begin(socket)?;
+    let mut robot = begin(socket, body())?;
     let mut image = image();
     let steps = play(seconds, |what| match what {
         What::Step(tick) => record(&mut robot, tick),
         What::Images(tick) => {
             image[2..10].copy_from_slice(&tick.to_le_bytes());
-            for camera in CAMERAS {
+            for camera in &CAMERAS[..2] {
                 robot.sample(&format!("observation.images.{camera}"), monotonic_ns(), Data::Jpeg(&image))?;
             }
             Ok(())
@@ -99,7 +130,7 @@ fn file(path: &str, seconds: u64) -> anyhow::Result<()> {
             What::Step(tick) => file.write_all(&[tick as u8; 64 * 4 + 16])?,
             What::Images(tick) => {
                 image[2..10].copy_from_slice(&tick.to_le_bytes());
-                for _ in CAMERAS {
+                for _ in &CAMERAS[..2] {
                     file.write_all(&image)?;
                 }
             }

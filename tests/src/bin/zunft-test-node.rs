@@ -5,8 +5,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 use zunft_agent::config::Config;
+use zunft_agent::telemetry::Telemetry;
 use zunft_hub::config::HubConfig;
 use zunft_hub::hub::Hub;
 use zunft_hub::service::Service;
@@ -14,23 +14,31 @@ use zunft_hub::service::Service;
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, role, config] = arguments.as_slice() else { bail!("usage: zunft-test-node hub|agent CONFIG") };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match role.as_str() {
         "hub" => hub(Path::new(config)),
         "service" => service(Path::new(config)),
-        "agent" => Ok(zunft_agent::agent::run_until_signal(&Config::load(Path::new(config))?)?),
+        "agent" => agent(Path::new(config)),
         other => bail!("{other:?} is neither hub, service nor agent"),
     }
 }
 
+fn agent(config: &Path) -> anyhow::Result<()> {
+    let config = Config::load(config)?;
+    let telemetry = Telemetry::begin("zunft-agent", "warn", config.telemetry.otlp_endpoint.as_deref())?;
+    zunft_agent::agent::run_until_signal(&config)?;
+    telemetry.stop();
+    Ok(())
+}
+
 fn hub(config: &Path) -> anyhow::Result<()> {
     let config = HubConfig::load(Some(config))?;
+    let telemetry = Telemetry::begin("zunft-hub", "warn", None)?;
     let runtime = tokio::runtime::Runtime::new().context("runtime")?;
     runtime.block_on(async {
         let handle = Hub::start(config).await?;
         signal(SignalKind::terminate())?.recv().await;
         handle.shutdown().await;
+        telemetry.stop();
         Ok(())
     })
 }

@@ -16,9 +16,10 @@ use crate::output::Output;
 pub(crate) enum UploadPolicyCommand {
     /// Set what all robots may upload, or one.
     ///
-    /// It takes the place of what was set before, and of mode, caps, metering and windows in the robots' own files, as a whole:
-    /// what is not given is free. Tasks that stay on site add to those of the files. A robot's own policy goes before that
-    /// of all robots. Connected robots obey at once, the others when they connect; it holds across their restarts.
+    /// It takes the place of what was set before, and of mode, caps, metering and windows in the robots' own files, as a
+    /// whole: what is not given is free. Tasks that stay on site add to those of the files. A robot's own policy goes
+    /// before that of all robots. Connected robots obey at once, the others when they connect; it holds across their
+    /// restarts.
     Set(SetArgs),
     /// Show what is set, and what holds on a robot.
     Show(ScopeArgs),

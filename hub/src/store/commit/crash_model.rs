@@ -3,7 +3,8 @@
 //! A schedule is a seed. It makes robots offer episodes (some share chunks, some are rivals for one recording), lets
 //! store and metadata fail or the power go before, between and after what they do, and keeps an arbitrary part of what
 //! was not durable. The real store, pack and commit code runs on modelled objects; the metadata is a model too, and
-//! SQLite itself in every fiftieth schedule. After each step everything that robots were told is read back.
+//! SQLite itself in every fiftieth schedule. Between commits, and in the middle of some, what no episode names is
+//! forgotten as if it were old. After each step everything that robots were told is read back.
 //!
 //! `ZUNFT_TEST_SCHEDULES` sets how many schedules run, `ZUNFT_TEST_SEED` replays the one that a failure names.
 
@@ -19,16 +20,20 @@ use zunft_protocol::episode::Outcome;
 use zunft_protocol::ids::RecordingId;
 
 use self::catalog::{Catalog, Catalogued, Model};
-use self::objects::{Objects, PutFault};
+use self::objects::{DeleteFault, Objects, PutFault};
 use super::*;
 use crate::fixtures::{self, Episode, tenant};
 use crate::metadata::Location;
+use crate::store::forget;
 
 /// Schedules in a run of all tests.
 const SCHEDULES: u64 = 10_000;
 
 /// One in so many schedules runs on SQLite itself.
 const SQLITE_EVERY: u64 = 50;
+
+/// More than a sweep in the model needs.
+const YIELDS: usize = 4;
 
 /// What may go wrong where a pack is registered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +59,22 @@ impl Power {
     async fn cut(&self) -> ! {
         self.gone.notify_one();
         std::future::pending().await
+    }
+}
+
+/// Where a sweep meets a commit: when the pack is there and not registered yet.
+#[derive(Debug, Default)]
+struct Meeting {
+    created: Notify,
+}
+
+impl Meeting {
+    /// Gives a sweep that waits for this the time to do all that nothing hinders it to do.
+    async fn created(&self) {
+        self.created.notify_waiters();
+        for _ in 0..YIELDS {
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -97,6 +118,7 @@ struct World<'a, C> {
     offers: &'a Offers,
     rng: ChaCha8Rng,
     power: Arc<Power>,
+    meeting: Arc<Meeting>,
     objects: Arc<Objects>,
     catalog: Catalogued<C>,
     /// What robots were told: which episode each recording has.
@@ -105,32 +127,43 @@ struct World<'a, C> {
     last_batch: Vec<usize>,
     commits: u64,
     cuts: u64,
+    packs_deleted: u64,
 }
 
 impl<'a, C: Catalog + Clone + 'static> World<'a, C> {
     fn new(offers: &'a Offers, seed: u64, catalog: C) -> Self {
         let power = Arc::new(Power::default());
-        let objects = Arc::new(Objects::new(power.clone()));
+        let meeting = Arc::new(Meeting::default());
+        let objects = Objects::new(power.clone(), meeting.clone());
         let catalog = Catalogued::new(catalog, power.clone());
         let rng = ChaCha8Rng::seed_from_u64(seed);
         Self {
             offers,
             rng,
             power,
+            meeting,
             objects,
             catalog,
             durable: BTreeMap::new(),
             last_batch: Vec::new(),
             commits: 0,
             cuts: 0,
+            packs_deleted: 0,
         }
     }
 
     async fn run(&mut self) {
         for _ in 0..self.rng.random_range(2..8) {
             let batch = self.batch();
+            if self.rng.random_bool(0.2) {
+                // A sweep begins; it may go on in the middle of the commit of the same chunks, or never.
+                self.catalog.inner.forget_chunks(&tenant(), u64::MAX).await.expect("nothing fails");
+            }
             let submissions = self.offer(&batch).await;
             self.commit(submissions).await;
+            if self.rng.random_bool(0.3) {
+                self.sweep().await;
+            }
             if self.rng.random_bool(0.2) {
                 self.objects.lose_power(&mut self.rng);
                 self.cuts += 1;
@@ -191,8 +224,14 @@ impl<'a, C: Catalog + Clone + 'static> World<'a, C> {
             _ => RegisterFault::None,
         };
         self.catalog.arm(fault);
-        let store = Store::of_unsettled(self.objects.clone(), self.objects.clone());
-        let (_committer, mut task) = Committer::new(store, self.catalog.clone(), Duration::ZERO, 64 << 20);
+        let store = self.store();
+        let swept = (C::CUT_ANYWHERE && self.rng.random_bool(0.3)).then(|| (store.clone(), self.catalog.inner.clone()));
+        let meeting = self.meeting.clone();
+        // It waits before the commit begins, and goes on at the latest when that has ended.
+        let created = meeting.created.notified();
+        tokio::pin!(created);
+        created.as_mut().enable();
+        let (_committer, task) = Committer::new(store, self.catalog.clone(), Duration::ZERO, 64 << 20);
         let (mut waiting, mut answers) = (Vec::new(), Vec::new());
         for (index, submission) in submissions {
             let (answer, answered) = oneshot::channel();
@@ -203,7 +242,18 @@ impl<'a, C: Catalog + Clone + 'static> World<'a, C> {
         }
         let tenant = tenant();
         let cut = tokio::select! {
-            () = task.commit(&tenant, waiting) => false,
+            () = async {
+                let committing = async {
+                    task.places.commit(tenant.clone(), waiting).await;
+                    meeting.created().await;
+                };
+                let sweeping = async {
+                    created.await;
+                    let Some((store, catalog)) = swept else { return };
+                    forget(&store, &catalog, &tenant, u64::MAX).await.expect("nothing fails");
+                };
+                tokio::join!(committing, sweeping);
+            } => false,
             () = self.power.gone.notified() => true,
         };
         // An answer counts that was on its way when the power went.
@@ -218,6 +268,28 @@ impl<'a, C: Catalog + Clone + 'static> World<'a, C> {
         }
     }
 
+    fn store(&self) -> Store {
+        Store::of_unsettled(self.objects.clone(), self.objects.clone())
+    }
+
+    /// Forgets everything that no episode names, with whatever goes wrong.
+    async fn sweep(&mut self) {
+        self.objects.arm_delete(DeleteFault::draw(&mut self.rng));
+        let (store, tenant) = (self.store(), tenant());
+        let forgotten = tokio::select! {
+            forgotten = forget(&store, &self.catalog.inner, &tenant, u64::MAX) => Some(forgotten),
+            () = self.power.gone.notified() => None,
+        };
+        self.objects.arm_delete(DeleteFault::None);
+        match forgotten {
+            Some(forgotten) => self.packs_deleted += forgotten.map_or(0, |forgotten| forgotten.packs),
+            None => {
+                self.objects.lose_power(&mut self.rng);
+                self.cuts += 1;
+            }
+        }
+    }
+
     /// A robot hears DURABLE, and frees its copy.
     fn told(&mut self, index: usize) {
         let recording = self.offers.episodes[index].recording;
@@ -228,7 +300,11 @@ impl<'a, C: Catalog + Clone + 'static> World<'a, C> {
 
     /// Whatever was told is there, byte for byte.
     async fn check(&self) {
-        let store = Store::of_unsettled(self.objects.clone(), self.objects.clone());
+        let store = self.store();
+        for pack in self.catalog.inner.packs().await {
+            let there = store.digest(&pack_key(&tenant(), pack)).await;
+            assert!(there.is_ok(), "the metadata knows pack {pack}, which is gone");
+        }
         for (&recording, &index) in &self.durable {
             let Offer { episode, id, manifest_bytes, .. } = &self.offers.episodes[index];
             let id = *id;
@@ -267,7 +343,7 @@ async fn what_a_robot_was_told_is_durable_survives_every_schedule_of_crashes() {
         Some(seed) => seed..seed + 1,
         None => 0..number("ZUNFT_TEST_SCHEDULES").unwrap_or(SCHEDULES),
     };
-    let (mut commits, mut cuts, mut told) = (0, 0, 0);
+    let (mut commits, mut cuts, mut told, mut deleted) = (0, 0, 0, 0);
     for seed in seeds.clone() {
         let said = Seed(seed);
         if seed % SQLITE_EVERY == 0 {
@@ -276,20 +352,23 @@ async fn what_a_robot_was_told_is_durable_survives_every_schedule_of_crashes() {
             let mut world = World::new(&offers, seed, metadata.clone());
             world.run().await;
             (commits, cuts, told) = (commits + world.commits, cuts + world.cuts, told + world.durable.len());
+            deleted += world.packs_deleted;
             metadata.close().await;
         } else {
             let mut world = World::new(&offers, seed, Model::default());
             world.run().await;
             (commits, cuts, told) = (commits + world.commits, cuts + world.cuts, told + world.durable.len());
+            deleted += world.packs_deleted;
         }
         drop(said);
     }
     println!(
-        "{} schedules: {commits} commits, {cuts} power cuts, {told} episodes durable; lost 0, doubled 0, altered 0",
+        "{} schedules: {commits} commits, {cuts} power cuts, {told} episodes durable, {deleted} packs deleted; lost 0, doubled 0, altered 0",
         seeds.end - seeds.start
     );
     // The model does something: most schedules acknowledge, and many lose power.
     assert!(replayed.is_some() || (told as u64 > seeds.end && cuts > seeds.end / 2), "{told} told, {cuts} cuts");
+    assert!(replayed.is_some() || deleted > seeds.end / 50, "{deleted} packs deleted");
 }
 
 /// Says which schedule failed.

@@ -2,15 +2,18 @@
 //!
 //! ```text
 //! zunft-upload-bench NODE [EPISODE_BYTES [BYTES]]
+//! zunft-upload-bench NODE robots [ROBOTS [BYTES [EPISODE_BYTES]]]     64 robots at once: see `robots.rs`
 //! ```
 //! `NODE` is the path of `zunft-test-node`. Episodes of random numbers are recorded first, then uploaded by a real
-//! agent to a real hub: spool, QUIC, hash, fsync, receipt. The copy is memory to memory, over QUIC with the TLS and the
-//! bounds of agent and hub, and answered once at the end. Hub, agent and both ends of the copy are processes of their
-//! own, so that each one's CPU time is known. Prints one line of JSON.
+//! agent to a real hub: spool, QUIC, hash, fsync, receipt. The copy is of the same bytes, from the spool's files into a
+//! file that nobody syncs, over one stream of QUIC with the TLS and the bounds of agent and hub, answered once at the
+//! end; `transport` is the same without files at either end, from memory into nothing. Hub, agent and both ends of the
+//! copy are processes of their own, so that each one's CPU time is known. Prints one line of JSON.
 
 mod copy;
 mod node;
 mod recording;
+mod robots;
 
 use std::io::Write as _;
 use std::net::UdpSocket;
@@ -25,13 +28,14 @@ use zunft_hub::hub::Hub;
 use zunft_hub::identity::RobotIdentity;
 use zunft_hub::metadata::EpisodeFilter;
 
+use copy::Between;
 use node::Node;
 
 const EPISODE_BYTES: u64 = 10_000_000;
 const BYTES: u64 = 1_000_000_000;
 
 /// How often the agent is asked how far it is: little beside the seconds that are measured.
-const GLANCE: Duration = Duration::from_millis(5);
+const GLANCE: Duration = Duration::from_millis(20);
 
 /// Nothing here takes longer; a run that does is stuck.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -64,22 +68,35 @@ struct Results {
     bytes: u64,
     packs: usize,
     copy: Measured,
+    transport: Measured,
     durable: Measured,
+    /// Of durable and copy.
     ratio: f64,
+    ratio_to_transport: f64,
 }
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["receive", folder, address] => copy::receive(Path::new(folder), address.parse()?),
-        ["send", folder, address, bytes] => copy::send(Path::new(folder), address.parse()?, bytes.parse()?),
+        ["receive", folder, address, between] => {
+            copy::receive(Path::new(folder), address.parse()?, Between::parse(between)?)
+        }
+        ["send", folder, address, between, bytes] => {
+            copy::send(Path::new(folder), address.parse()?, Between::parse(between)?, bytes.parse()?)
+        }
+        [node, "robots", numbers @ ..] => {
+            let (count, bytes, episode_bytes) = robots::numbers(numbers)?;
+            robots::bench(Path::new(node), count, bytes, episode_bytes)
+        }
         [node] => bench(Path::new(node), EPISODE_BYTES, BYTES),
         [node, episode] => bench(Path::new(node), episode.parse().context("EPISODE_BYTES")?, BYTES),
         [node, episode, bytes] => {
             bench(Path::new(node), episode.parse().context("EPISODE_BYTES")?, bytes.parse().context("BYTES")?)
         }
-        _ => bail!("usage: zunft-upload-bench NODE [EPISODE_BYTES [BYTES]]"),
+        _ => bail!(
+            "usage: zunft-upload-bench NODE [EPISODE_BYTES [BYTES]] | NODE robots [ROBOTS [BYTES [EPISODE_BYTES]]]"
+        ),
     }
 }
 
@@ -96,11 +113,14 @@ fn bench(node: &Path, episode_bytes: u64, bytes: u64) -> anyhow::Result<()> {
         agent.stop()?;
         bytes
     };
-    let copy = copy::measure(folder, bytes)?;
+    let copy = copy::measure(folder, Between::Files, bytes)?;
+    let transport = copy::measure(folder, Between::Memory, bytes)?;
     let durable = durable(node, folder, episodes, bytes)?;
     let ratio = durable.megabytes_per_sec / copy.megabytes_per_sec;
+    let ratio_to_transport = durable.megabytes_per_sec / transport.megabytes_per_sec;
     let packs = std::fs::read_dir(folder.join("hub/store/t/default/packs"))?.count();
-    let results = Results { episode_bytes, episodes, bytes, packs, copy, durable, ratio };
+    let results =
+        Results { episode_bytes, episodes, bytes, packs, copy, transport, durable, ratio, ratio_to_transport };
     writeln!(std::io::stdout(), "{}", serde_json::to_string(&results)?)?;
     Ok(())
 }

@@ -29,6 +29,14 @@ impl Node {
         cpu_of(self.0.id())
     }
 
+    /// The most memory that it has had.
+    pub(crate) fn peak_megabytes(&self) -> anyhow::Result<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
+        let line = status.lines().find(|line| line.starts_with("VmHWM")).context("/proc/PID/status")?;
+        let kibibytes: f64 = line.split_whitespace().nth(1).context("VmHWM")?.parse()?;
+        Ok(kibibytes * 1024.0 / 1e6)
+    }
+
     /// Ends it in order.
     pub(crate) fn stop(mut self) -> anyhow::Result<()> {
         let kill = Command::new("kill").arg(self.0.id().to_string()).status()?;

@@ -3,21 +3,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use zunft_protocol::ids::{ChunkId, EpisodeId, RecordingId, TenantId};
+use zunft_protocol::ids::{ChunkId, Digest, EpisodeId, RecordingId, TenantId};
 
 use super::{Power, Register, RegisterFault};
 use crate::fixtures::tenant;
 use crate::metadata::{Location, Metadata, MetadataError, NewPack, Registered};
+use crate::store::Forget;
 
 /// What the hub and the checker ask the metadata.
-pub(super) trait Catalog: Register {
+pub(super) trait Catalog: Register + Forget {
+    /// Whether a power cut may come while it is asked: a database in memory would end with its connection.
+    const CUT_ANYWHERE: bool;
+
     async fn episode_of(&self, recording: RecordingId) -> Option<EpisodeId>;
     async fn present(&self, ids: &[ChunkId]) -> BTreeSet<ChunkId>;
     async fn manifest_place(&self, episode: EpisodeId) -> Option<Location>;
     async fn chunk_place(&self, chunk: ChunkId) -> Option<Location>;
+    async fn packs(&self) -> Vec<Digest>;
 }
 
 impl Catalog for Metadata {
+    const CUT_ANYWHERE: bool = false;
+
     async fn episode_of(&self, recording: RecordingId) -> Option<EpisodeId> {
         self.episode_of_recording(&tenant(), recording).await.unwrap().map(|(episode, _)| episode)
     }
@@ -33,6 +40,10 @@ impl Catalog for Metadata {
     async fn chunk_place(&self, chunk: ChunkId) -> Option<Location> {
         self.chunk_location(&tenant(), chunk).await.unwrap()
     }
+
+    async fn packs(&self) -> Vec<Digest> {
+        self.packs(&tenant()).await.unwrap().into_keys().collect()
+    }
 }
 
 /// The least that metadata must do: what is registered is durable at once, and one episode has a recording.
@@ -41,6 +52,8 @@ pub(super) struct Model(Arc<Mutex<Tables>>);
 
 #[derive(Debug, Default)]
 struct Tables {
+    packs: BTreeSet<Digest>,
+    named: BTreeSet<ChunkId>,
     chunks: BTreeMap<ChunkId, Location>,
     episodes: BTreeMap<RecordingId, (EpisodeId, Location)>,
 }
@@ -53,6 +66,7 @@ impl Register for Model {
         now_unix_ms: u64,
     ) -> Result<Vec<Registered>, MetadataError> {
         let mut tables = self.0.lock().unwrap();
+        tables.packs.insert(pack.pack);
         for chunk in &pack.chunks {
             let place = Location { pack: pack.pack, position: chunk.position, bytes: chunk.bytes };
             tables.chunks.entry(chunk.id).or_insert(place);
@@ -69,6 +83,7 @@ impl Register for Model {
                 None => {
                     let place = Location { pack: pack.pack, position: episode.position, bytes: episode.bytes };
                     tables.episodes.insert(recording, (episode.id, place));
+                    tables.named.extend(episode.manifest.chunks().map(|chunk| chunk.id));
                     Registered::Stored { stored_unix_ms: now_unix_ms }
                 }
             });
@@ -77,7 +92,45 @@ impl Register for Model {
     }
 }
 
+impl Tables {
+    fn is_empty(&self, pack: Digest) -> bool {
+        let manifests = self.episodes.values().map(|(_, place)| place);
+        !self.chunks.values().chain(manifests).any(|place| place.pack == pack)
+    }
+}
+
+/// In the model every unnamed chunk is old.
+impl Forget for Model {
+    async fn forget_chunks(&self, _tenant: &TenantId, _before_unix_ms: u64) -> Result<u64, MetadataError> {
+        let mut tables = self.0.lock().unwrap();
+        let (all, named) = (tables.chunks.len(), tables.named.clone());
+        tables.chunks.retain(|id, _| named.contains(id));
+        Ok((all - tables.chunks.len()) as u64)
+    }
+
+    async fn empty_packs(&self, _tenant: &TenantId, _before_unix_ms: u64) -> Result<Vec<Digest>, MetadataError> {
+        let tables = self.0.lock().unwrap();
+        Ok(tables.packs.iter().copied().filter(|&pack| tables.is_empty(pack)).collect())
+    }
+
+    async fn forget_pack(&self, _tenant: &TenantId, pack: Digest) -> Result<bool, MetadataError> {
+        let mut tables = self.0.lock().unwrap();
+        Ok(tables.is_empty(pack) && tables.packs.remove(&pack))
+    }
+
+    async fn recorded(
+        &self,
+        _tenant: &TenantId,
+        recordings: &[RecordingId],
+    ) -> Result<BTreeSet<RecordingId>, MetadataError> {
+        let tables = self.0.lock().unwrap();
+        Ok(recordings.iter().copied().filter(|recording| tables.episodes.contains_key(recording)).collect())
+    }
+}
+
 impl Catalog for Model {
+    const CUT_ANYWHERE: bool = true;
+
     async fn episode_of(&self, recording: RecordingId) -> Option<EpisodeId> {
         self.0.lock().unwrap().episodes.get(&recording).map(|(episode, _)| *episode)
     }
@@ -94,6 +147,10 @@ impl Catalog for Model {
 
     async fn chunk_place(&self, chunk: ChunkId) -> Option<Location> {
         self.0.lock().unwrap().chunks.get(&chunk).copied()
+    }
+
+    async fn packs(&self) -> Vec<Digest> {
+        self.0.lock().unwrap().packs.iter().copied().collect()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -18,7 +18,7 @@ use object_store::{
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
-use super::Power;
+use super::{Meeting, Power};
 use crate::store::Settle;
 
 /// What may go wrong with the next put.
@@ -53,25 +53,81 @@ impl PutFault {
     }
 }
 
+/// What may go wrong with the next deletion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DeleteFault {
+    None,
+    /// An error: nothing happens.
+    Failed,
+    /// The power goes before.
+    CutBefore,
+    /// The power goes when the name is gone, which may not have reached the disk.
+    CutGone,
+}
+
+impl DeleteFault {
+    pub(super) fn draw(rng: &mut ChaCha8Rng) -> Self {
+        match rng.random_range(0..8) {
+            0 => Self::Failed,
+            1 => Self::CutBefore,
+            2 => Self::CutGone,
+            _ => Self::None,
+        }
+    }
+}
+
 /// Objects in memory, and which of them a power cut may take.
 #[derive(Debug)]
 pub(super) struct Objects {
     visible: InMemory,
     state: Mutex<State>,
     power: Arc<Power>,
+    /// Where a sweep comes between a put and its registration, if nothing hinders it.
+    meeting: Arc<Meeting>,
+    itself: Weak<Self>,
 }
 
 #[derive(Debug)]
 struct State {
     fault: PutFault,
+    delete_fault: DeleteFault,
+    /// Objects whose deletion a power cut may undo.
+    deleted: BTreeMap<Key, PutPayload>,
     /// Whether each object is durable.
     durable: BTreeMap<Key, bool>,
 }
 
 impl Objects {
-    pub(super) fn new(power: Arc<Power>) -> Self {
-        let state = State { fault: PutFault::None, durable: BTreeMap::new() };
-        Self { visible: InMemory::new(), state: Mutex::new(state), power }
+    pub(super) fn new(power: Arc<Power>, meeting: Arc<Meeting>) -> Arc<Self> {
+        let (fault, delete_fault) = (PutFault::None, DeleteFault::None);
+        let state = State { fault, delete_fault, deleted: BTreeMap::new(), durable: BTreeMap::new() };
+        let (visible, state) = (InMemory::new(), Mutex::new(state));
+        Arc::new_cyclic(|itself| Self { visible, state, power, meeting, itself: itself.clone() })
+    }
+
+    /// Sets what goes wrong with the next deletion.
+    pub(super) fn arm_delete(&self, fault: DeleteFault) {
+        self.state.lock().unwrap().delete_fault = fault;
+    }
+
+    async fn take_away(&self, key: &Key) -> object_store::Result<()> {
+        let fault = std::mem::replace(&mut self.state.lock().unwrap().delete_fault, DeleteFault::None);
+        match fault {
+            DeleteFault::Failed => return Err(error(io::ErrorKind::Other)),
+            DeleteFault::CutBefore => self.power.cut().await,
+            DeleteFault::None | DeleteFault::CutGone => {}
+        }
+        let bytes = self.visible.get(key).await?.bytes().await?;
+        self.visible.delete(key).await?;
+        {
+            let mut state = self.state.lock().unwrap();
+            state.durable.remove(key);
+            state.deleted.insert(key.clone(), bytes.into());
+        }
+        if fault == DeleteFault::CutGone {
+            self.power.cut().await;
+        }
+        Ok(())
     }
 
     /// Sets what goes wrong with the next put.
@@ -82,7 +138,13 @@ impl Objects {
     /// Takes an arbitrary part of what is not durable; the rest turns out to have reached the disk.
     pub(super) fn lose_power(&self, rng: &mut ChaCha8Rng) {
         let mut state = self.state.lock().unwrap();
-        state.fault = PutFault::None;
+        (state.fault, state.delete_fault) = (PutFault::None, DeleteFault::None);
+        for (key, bytes) in std::mem::take(&mut state.deleted) {
+            if rng.random_bool(0.5) {
+                self.visible.put(&key, bytes).now_or_never().expect("memory answers at once").unwrap();
+                state.durable.insert(key, true);
+            }
+        }
         let unsynced: Vec<Key> =
             state.durable.iter().filter(|(_, durable)| !**durable).map(|(key, _)| key.clone()).collect();
         for key in unsynced {
@@ -99,13 +161,18 @@ impl Objects {
         let mut state = self.state.lock().unwrap();
         let known = state.durable.entry(key.clone()).or_insert(durable);
         *known |= durable;
+        state.deleted.remove(key);
     }
 }
 
 impl Settle for Objects {
     fn settle(&self, key: &Key) -> BoxFuture<'static, io::Result<()>> {
         self.mark(key, true);
-        Box::pin(async { Ok(()) })
+        let meeting = self.meeting.clone();
+        Box::pin(async move {
+            meeting.created().await;
+            Ok(())
+        })
     }
 }
 
@@ -141,6 +208,7 @@ impl ObjectStore for Objects {
             }
             PutFault::None | PutFault::Full | PutFault::Failed | PutFault::CutBefore => self.mark(key, true),
         }
+        self.meeting.created().await;
         Ok(put)
     }
 
@@ -160,7 +228,16 @@ impl ObjectStore for Objects {
         &self,
         keys: BoxStream<'static, object_store::Result<Key>>,
     ) -> BoxStream<'static, object_store::Result<Key>> {
-        keys.map(|key| key.and_then(|_| Err(error(io::ErrorKind::Unsupported)))).boxed()
+        let itself = self.itself.upgrade().expect("it is in use");
+        keys.then(move |key| {
+            let objects = itself.clone();
+            async move {
+                let key = key?;
+                objects.take_away(&key).await?;
+                Ok(key)
+            }
+        })
+        .boxed()
     }
 
     fn list(&self, prefix: Option<&Key>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
