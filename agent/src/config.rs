@@ -11,7 +11,7 @@ use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 use zunft_protocol::TaskName;
 use zunft_protocol::limits::UPLOAD_BYTES_PER_SECOND_MIN;
-use zunft_protocol::upload_policy::{Window, WindowError};
+use zunft_protocol::upload_policy::{UploadMode, Window, WindowError};
 
 use crate::spool::{SEGMENT_BYTES_MIN, SEGMENTS_MAX};
 
@@ -157,6 +157,8 @@ pub struct UploadConfig {
     pub reconnect_secs_min: u64,
     /// Seconds between two attempts, at most.
     pub reconnect_secs_max: u64,
+    /// What is sent of an episode: `all`, or `metadata-first`: its manifest, and the rest when an operator asks for it.
+    pub mode: UploadMode,
     /// Most bytes a second to the hub, counted in UDP payload: retransmissions, reports and handshakes too.
     ///
     /// Held within 5 % over any ten seconds. Without it, QUIC's congestion control alone sets the pace.
@@ -194,6 +196,7 @@ impl Default for UploadConfig {
         Self {
             reconnect_secs_min: 1,
             reconnect_secs_max: 60,
+            mode: UploadMode::All,
             bytes_per_second_max: None,
             bytes_per_second_max_acting: None,
             metered: false,

@@ -177,6 +177,10 @@ fn policy(status: &serde_json::Value) -> String {
         _ if revision > 0 => format!("of the config, revision {revision}"),
         _ => "of the config".to_owned(),
     }];
+    if of("mode").and_then(serde_json::Value::as_str) == Some("metadata-first") {
+        let noted = status.pointer("/hub/episodes_noted").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        parts.push(format!("metadata first ({noted} episodes here alone)"));
+    }
     for (key, when) in [("bytes_per_second_max", ""), ("bytes_per_second_max_acting", " while acting")] {
         parts.extend(number(key).map(|rate| format!("at most {rate} bytes/s{when}")));
     }

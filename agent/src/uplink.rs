@@ -79,6 +79,8 @@ pub struct HubStatus {
     pub episodes_kept_on_site: u64,
     /// Bytes of their chunks.
     pub bytes_kept_on_site: u64,
+    /// Episodes that the hub knows of and nobody asked for yet (`upload.mode`): they are here alone.
+    pub episodes_noted: u64,
     /// Whether the upload windows allow uploads now.
     pub upload_window_open: bool,
     /// Bytes of chunks sent since then.
@@ -169,8 +171,10 @@ impl SharedStatus {
         self.lock().bytes_per_second = bytes_per_second;
     }
 
-    fn window(&self, open: bool) {
-        self.lock().upload_window_open = open;
+    fn window(&self, open: bool, noted: u64) {
+        let mut status = self.lock();
+        status.upload_window_open = open;
+        status.episodes_noted = noted;
     }
 
     fn rejected(&self) {

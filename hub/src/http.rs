@@ -11,6 +11,7 @@ mod error;
 mod evictions;
 mod extract;
 mod metrics;
+mod noted;
 mod openapi;
 mod page;
 mod refusals;
@@ -48,6 +49,7 @@ use staging::ChunkStaging;
 pub use assignments::{AssignmentAnswer, AssignmentRequest, AssignmentView};
 pub use episodes::{EpisodeDetail, EpisodeQuery, EpisodeSummary, EpisodeView, ImportAnswer, TaskCount};
 pub use error::{ApiError, ErrorCode};
+pub use noted::{EpisodeRequest, NotedView};
 pub use page::{Page, PageQuery};
 pub use releases::{PublishAnswer, ReleaseDetail, ReleaseView, SkillView, Verification};
 pub use robots::{Fleet, RobotFiles, RobotRelease, RobotRequest, RobotUploadPolicy, RobotView};
@@ -159,6 +161,8 @@ fn guarded_routes() -> Routes {
         .get("/v1/episodes/{episode}/manifest", episodes::manifest)
         .get("/v1/chunks/{chunk}", episodes::download_chunk)
         .put("/v1/chunks/{chunk}", episodes::upload_chunk)
+        .get("/v1/noted-episodes", noted::list)
+        .post("/v1/noted-episodes/request", noted::request)
         .get("/v1/snapshots", snapshots::list)
         .post("/v1/snapshots", snapshots::create)
         .get("/v1/snapshots/{snapshot}", snapshots::show)

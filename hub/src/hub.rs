@@ -31,6 +31,7 @@ use crate::data_dir::{DataDir, DataDirError};
 use crate::fsck;
 use crate::identity::RobotIdentity;
 use crate::ingest::{Ingest, ListenError};
+use crate::metadata::NotedRecord;
 use crate::metadata::{
     AssignmentRecord, EpisodeFilter, EpisodePage, EpisodeRecord, EvictionRecord, Metadata, MetadataError, PolicyScope,
     ReleaseRecord, RobotRecord, SnapshotRecord, UploadPolicies, UploadPolicyRecord,
@@ -449,6 +450,29 @@ impl Handle {
         info!(revision = record.revision, cleared = policy.is_none(), connected = live.len(), "upload policy changed");
         services.announce(Change::UploadPolicy { tenant: tenant.clone(), robot });
         Ok(record)
+    }
+
+    /// What is on robots alone, by robot and number of the recording, after this one.
+    pub async fn noted_episodes(
+        &self,
+        tenant: &TenantId,
+        after: Option<(&RobotId, u64)>,
+        limit: u32,
+    ) -> Result<Vec<NotedRecord>, MetadataError> {
+        self.metadata().noted_episodes(tenant, after, limit).await
+    }
+
+    /// Asks robots for all of these noted episodes: those that are connected now, the others when they connect.
+    pub async fn request_episodes(&self, tenant: &TenantId, episodes: &[EpisodeId]) -> Result<(), MetadataError> {
+        let services = self.services();
+        let mut robots = services.metadata.request_episodes(tenant, episodes, clock::unix_millis()).await?;
+        robots.sort();
+        robots.dedup();
+        for live in robots.iter().filter_map(|robot| services.live(tenant, robot)) {
+            live.wanted.notify_one();
+        }
+        info!(episodes = episodes.len(), robots = robots.len(), "episodes requested");
+        Ok(())
     }
 
     /// Episodes in the order of arrival.

@@ -262,6 +262,7 @@ async fn admit(
         connection: connection.clone(),
         assigned: Arc::default(),
         allowed: Arc::default(),
+        wanted: Arc::default(),
         ended: CancellationToken::new(),
     };
     let key = (identity.tenant.clone(), identity.robot.clone());

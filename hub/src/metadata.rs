@@ -9,6 +9,7 @@ mod counts;
 mod episodes;
 mod evictions;
 mod inventory;
+mod noted;
 mod postgres;
 mod releases;
 mod robots;
@@ -34,6 +35,7 @@ pub use episodes::{EndingKind, EpisodeFilter, EpisodePage, EpisodeRecord, Locati
 pub(crate) use episodes::{NewChunk, NewEpisode, NewPack, Registered};
 pub use evictions::EvictionRecord;
 pub(crate) use inventory::{ListedEpisode, Replacement};
+pub use noted::{NotedRecord, NotedState};
 pub use releases::ReleaseRecord;
 pub(crate) use robots::NewReport;
 pub use robots::{ReleaseOnRobot, RobotRecord, RobotReport};
@@ -169,6 +171,7 @@ fn migrations() -> Migrator {
     let initial = include_str!("../migrations/0001_initial.sql");
     let evictions = include_str!("../migrations/0004_evictions.sql");
     let policies = include_str!("../migrations/0005_upload_policies.sql");
+    let noted = include_str!("../migrations/0007_noted_episodes.sql");
     let simple = |version, name: &'static str, sql: &'static str| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
@@ -178,6 +181,7 @@ fn migrations() -> Migrator {
         simple(4, "evictions", evictions),
         simple(5, "upload policies", policies),
         simple(6, "unnamed chunks", unnamed),
+        simple(7, "noted episodes", noted),
     ])
 }
 

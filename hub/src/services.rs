@@ -85,6 +85,8 @@ pub(crate) struct LiveConnection {
     pub(crate) assigned: Arc<Notify>,
     /// Wakes it when what the robot may upload changed.
     pub(crate) allowed: Arc<Notify>,
+    /// Wakes it when somebody asked for episodes of the robot.
+    pub(crate) wanted: Arc<Notify>,
     /// Cancelled when all its tasks have ended, and what its uploads left is kept.
     pub(crate) ended: CancellationToken,
 }

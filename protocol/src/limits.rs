@@ -127,3 +127,8 @@ pub const UPLOAD_WINDOWS_MAX: usize = 32;
 pub const KEPT_TASKS_MAX: usize = 256;
 
 const _: () = assert!(KEPT_TASKS_MAX * (NAME_BYTES_MAX + 8) + UPLOAD_WINDOWS_MAX * 4 + 256 <= MESSAGE_BYTES_MAX);
+
+/// Most episodes that a hub asks for in one message, and that a robot remembers to be asked for without having them.
+pub const WANTED_PER_MESSAGE_MAX: usize = 1024;
+
+const _: () = assert!(WANTED_PER_MESSAGE_MAX * 32 + 256 <= MESSAGE_BYTES_MAX);

@@ -2,11 +2,12 @@
 //!
 //! | stream | opened by | first | then |
 //! |---|---|---|---|
-//! | control (one, bidirectional) | robot | hello, answer | robot: `Report`, `Ping`, `Evicted`; hub: `UploadPolicy` first, `Root`, `Assign`, `Pong`, `EvictionsStored` |
+//! | control (one, bidirectional) | robot | hello, answer | robot: `Report`, `Ping`, `Evicted`; hub: `UploadPolicy` first, `Root`, `Assign`, `Pong`, `EvictionsStored`, `Wanted` |
 //! | upload (one an episode, bidirectional) | robot | `Offer` | hub: `Want`, `Later`, `Reject` or `Durable`; robot: `Chunk`s and `ChunkRest`s; hub: `Durable`, `Later` or `Reject` |
+//! | description (one an episode, bidirectional) | robot | `Describe` | hub: `Noted`, `Later`, `Reject` or, if it holds all of it, `Durable` |
 //! | fetch (one a blob, bidirectional) | robot | `Fetch` | hub: `Found` and the blob's bytes from the offset on, or `Missing` |
 //!
-//! The upload and fetch streams tell themselves apart by their first message. Manifests and chunks travel as
+//! The streams but control tell themselves apart by their first message. Manifests and chunks travel as
 //! they are; only small bodies are encoded, in [`codec`].
 
 pub mod codec;
@@ -74,6 +75,12 @@ pub enum Message {
     UploadPolicy(PushedPolicy),
     /// Robot, upload: an episode's encoded manifest.
     Offer(Vec<u8>),
+    /// Robot, description: an episode's encoded manifest; the rest of it is not on offer, unless it is asked for.
+    Describe(Vec<u8>),
+    /// Hub, description: it knows of the episode.
+    Noted,
+    /// Hub, control: episodes of which the robot shall send all; at most [`crate::limits::WANTED_PER_MESSAGE_MAX`].
+    Wanted(Vec<EpisodeId>),
     /// Hub, upload: which chunks it lacks.
     Want(Want),
     /// Hub, upload: not now.

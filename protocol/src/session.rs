@@ -20,4 +20,6 @@ pub enum UploadReply {
     Reject(Reject),
     /// Safe.
     Durable(Receipt),
+    /// The hub knows of the episode and holds nothing of it.
+    Noted,
 }

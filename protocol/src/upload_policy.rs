@@ -67,7 +67,7 @@ impl Window {
         let minute = |text: &str| {
             let (hours, minutes) = text.split_once(':')?;
             let (hours, minutes): (u16, u16) = (hours.parse().ok()?, minutes.parse().ok()?);
-            (hours < 24 && minutes < 60).then_some(hours * 60 + minutes)
+            (hours < 24 && minutes < 60).then(|| hours * 60 + minutes)
         };
         let of = |text: &str| minute(text).ok_or_else(|| WindowError::Time { text: text.to_owned() });
         Self::new(of(from)?, of(to)?)
@@ -101,10 +101,23 @@ impl std::fmt::Display for Window {
     }
 }
 
+/// What is sent of an episode without being asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UploadMode {
+    /// All of it.
+    #[default]
+    All,
+    /// Its manifest; the rest when an operator asks for it at the hub.
+    MetadataFirst,
+}
+
 /// What an operator allows by way of the hub.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HubPolicy {
+    /// What is sent without being asked for.
+    pub mode: UploadMode,
     /// Most bytes a second to the hub, counted in UDP payload; none: no cap.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_per_second_max: Option<u64>,
@@ -194,7 +207,7 @@ mod tests {
     fn what_is_no_window_is_refused() {
         assert_eq!(Window::new(0, 1440), Err(WindowError::Minute { minute: 1440 }));
         assert_eq!(Window::new(5, 5), Err(WindowError::Empty));
-        for text in ["24:00", "7:60", "7", "", "-1:00", "a:b"] {
+        for text in ["24:00", "7:60", "7", "", "-1:00", "a:b", "1093:00"] {
             assert_eq!(Window::parse(text, "08:00"), Err(WindowError::Time { text: text.into() }));
         }
     }
@@ -202,6 +215,7 @@ mod tests {
     #[test]
     fn the_json_of_a_policy_is_frozen() {
         let policy = HubPolicy {
+            mode: UploadMode::MetadataFirst,
             bytes_per_second_max: Some(100_000),
             bytes_per_second_max_acting: None,
             metered: true,
@@ -209,7 +223,7 @@ mod tests {
             keep_on_site_tasks: ["weld".parse().unwrap()].into(),
         };
         let pushed = PushedPolicy { revision: 7, policy: Some(policy) };
-        let text = r#"{"revision":7,"policy":{"bytes_per_second_max":100000,"metered":true,"windows":[{"from":"22:00","to":"06:05"}],"keep_on_site_tasks":["weld"]}}"#;
+        let text = r#"{"revision":7,"policy":{"mode":"metadata-first","bytes_per_second_max":100000,"metered":true,"windows":[{"from":"22:00","to":"06:05"}],"keep_on_site_tasks":["weld"]}}"#;
         assert_eq!(serde_json::to_string(&pushed).unwrap(), text);
         assert_eq!(serde_json::from_str::<PushedPolicy>(text).unwrap(), pushed);
         assert_eq!(serde_json::from_str::<HubPolicy>("{}").unwrap(), HubPolicy::default(), "what is left out is free");

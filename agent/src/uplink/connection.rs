@@ -226,6 +226,7 @@ impl<'u> Connection<'u> {
                 self.allow(&pushed, now).await;
                 self.report(now).await?;
             }
+            Event::Said(Ok(Message::Wanted(episodes))) => self.tell(AgentEvent::Wanted { episodes }, now),
             Event::Said(message) => {
                 self.said(message?, now)?;
                 self.tell_evictions().await?;
@@ -236,7 +237,10 @@ impl<'u> Connection<'u> {
                 if matches!(result, Err(UploadError::GivenUp)) {
                     return Ok(());
                 }
-                self.wanted.remove(&episode);
+                // It may have been begun again: asked for right after it was described.
+                if self.wanted.get(&episode).is_some_and(mpsc::Sender::is_closed) {
+                    self.wanted.remove(&episode);
+                }
                 if let Err(error) = result {
                     let reason = crate::text::chain(&error);
                     if matches!(error, UploadError::Spool(_)) {
@@ -289,6 +293,9 @@ impl<'u> Connection<'u> {
             Message::Report(_)
             | Message::Ping(_)
             | Message::UploadPolicy(_)
+            | Message::Describe(_)
+            | Message::Noted
+            | Message::Wanted(_)
             | Message::Offer(_)
             | Message::Want(_)
             | Message::Later(_)
@@ -387,7 +394,8 @@ impl<'u> Connection<'u> {
         if let Some(secs) = self.services.clock.local_secs_of_day() {
             self.tell(AgentEvent::TimeOfDay { secs }, now);
         }
-        self.services.state.window(self.uploads.session.is_open(now));
+        let session = &self.uploads.session;
+        self.services.state.window(session.is_open(now), session.noted() as u64);
     }
 
     fn tell(&mut self, event: AgentEvent, now: Instant) {
@@ -398,7 +406,8 @@ impl<'u> Connection<'u> {
     fn carry_out(&mut self, orders: Vec<AgentOrder>) {
         for order in orders {
             match order {
-                AgentOrder::Offer { episode, priority } => self.offer(episode, priority),
+                AgentOrder::Offer { episode, priority } => self.offer(episode, priority, true),
+                AgentOrder::Describe { episode, priority } => self.offer(episode, priority, false),
                 AgentOrder::Send { episode, want } => {
                     // An upload that broke meanwhile says so itself.
                     if let Some(wanted) = self.wanted.get(&episode) {
@@ -424,7 +433,7 @@ impl<'u> Connection<'u> {
         }
     }
 
-    fn offer(&mut self, episode: EpisodeId, priority: i32) {
+    fn offer(&mut self, episode: EpisodeId, priority: i32, whole: bool) {
         let Some(stored) = self.uploads.episodes.get(&episode).cloned() else { return };
         let (wanted, wants) = mpsc::channel(1);
         let (reply_sender, mut own_replies) = mpsc::channel(1);
@@ -435,6 +444,7 @@ impl<'u> Connection<'u> {
             state: Arc::clone(&self.services.state),
             episode: stored,
             priority,
+            whole,
             turns: self.turns.clone(),
             wanted: wants,
             replies: reply_sender,

@@ -1,7 +1,7 @@
 //! What may be uploaded, how fast and when: the robot's own file, and what the hub's operator last said.
 //!
-//! The hub's policy replaces caps, metering and windows of the file. Tasks that stay on site add up: what the file keeps
-//! no hub sets free. The policy last heard is kept on disk, so that it holds before the hub is reached again.
+//! The hub's policy replaces mode, caps, metering and windows of the file. Tasks that stay on site add up: what the file
+//! keeps no hub sets free. The policy last heard is kept on disk, so that it holds before the hub is reached again.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use zunft_protocol::TaskName;
 use zunft_protocol::session::policy::UploadPolicy;
-use zunft_protocol::upload_policy::{HubPolicy, PushedPolicy, Window};
+use zunft_protocol::upload_policy::{HubPolicy, PushedPolicy, UploadMode, Window};
 
 use crate::config::UploadConfig;
 use crate::data_dir::replace_file;
@@ -24,6 +24,8 @@ pub struct PolicyStatus {
     pub source: PolicySource,
     /// The last change at the hub that this robot heard of; 0: none yet.
     pub revision: u64,
+    /// What is sent without being asked for.
+    pub mode: UploadMode,
     /// Most bytes a second.
     pub bytes_per_second_max: Option<u64>,
     /// The same while the robot acts.
@@ -128,7 +130,11 @@ impl UploadRules {
 
     /// What the session has to keep to.
     pub(super) fn session_policy(&self) -> UploadPolicy {
-        UploadPolicy { windows: self.in_force.windows.clone(), metered: self.in_force.metered }
+        UploadPolicy {
+            windows: self.in_force.windows.clone(),
+            metered: self.in_force.metered,
+            mode: self.in_force.mode,
+        }
     }
 
     /// Whether episodes of this task are never offered.
@@ -166,6 +172,7 @@ fn merged(config: &UploadConfig, pushed: &PushedPolicy) -> PolicyStatus {
             PolicyStatus {
                 source: PolicySource::Hub,
                 revision,
+                mode: policy.mode,
                 bytes_per_second_max: policy.bytes_per_second_max,
                 bytes_per_second_max_acting: policy.bytes_per_second_max_acting,
                 metered: policy.metered,
@@ -176,6 +183,7 @@ fn merged(config: &UploadConfig, pushed: &PushedPolicy) -> PolicyStatus {
         None => PolicyStatus {
             source: PolicySource::Config,
             revision,
+            mode: config.mode,
             bytes_per_second_max: config.bytes_per_second_max,
             bytes_per_second_max_acting: config.bytes_per_second_max_acting,
             metered: config.metered,

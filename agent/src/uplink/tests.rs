@@ -16,7 +16,7 @@ use zunft_protocol::hello::{ALPN, HELLO_BYTES, Hello};
 use zunft_protocol::message::{CloseCode, Found, HEADER_BYTES, Header, Message, Receipt, SignedObject};
 use zunft_protocol::session::UploadReply;
 use zunft_protocol::session::hub::{HubEvent, HubOrder, HubSession, Identity, Known, UploadId};
-use zunft_protocol::upload_policy::{HubPolicy, PushedPolicy, Window};
+use zunft_protocol::upload_policy::{HubPolicy, PushedPolicy, UploadMode, Window};
 use zunft_protocol::{EpisodeEnd, Manifest, Outcome};
 
 use super::*;
@@ -67,6 +67,8 @@ struct Held {
     /// What the robot told that it gave up.
     evicted: BTreeSet<u64>,
     offers: u64,
+    /// What was described.
+    noted: BTreeSet<EpisodeId>,
 }
 
 struct TestHub {
@@ -76,6 +78,7 @@ struct TestHub {
     made: Arc<Mutex<Made>>,
     assign: watch::Sender<Option<Vec<u8>>>,
     policy: watch::Sender<PushedPolicy>,
+    wanted: watch::Sender<Vec<EpisodeId>>,
 }
 
 impl TestHub {
@@ -102,12 +105,13 @@ impl TestHub {
         let address = endpoint.local_addr().unwrap();
         let (held, made) = (Arc::default(), Arc::new(Mutex::new(made)));
         let (assign, policy) = (watch::Sender::new(None), watch::Sender::new(policy));
-        let hub = Self { endpoint, address, held, made, assign, policy };
+        let hub = Self { endpoint, address, held, made, assign, policy, wanted: watch::Sender::default() };
         let serving = Serving {
             held: Arc::clone(&hub.held),
             made: Arc::clone(&hub.made),
             assign: hub.assign.subscribe(),
             policy: hub.policy.subscribe(),
+            wanted: hub.wanted.subscribe(),
         };
         let endpoint = hub.endpoint.clone();
         spawn(async move {
@@ -130,6 +134,7 @@ struct Serving {
     made: Arc<Mutex<Made>>,
     assign: watch::Receiver<Option<Vec<u8>>>,
     policy: watch::Receiver<PushedPolicy>,
+    wanted: watch::Receiver<Vec<EpisodeId>>,
 }
 
 impl Serving {
@@ -171,6 +176,7 @@ impl Serving {
                 Ok(()) = self.policy.changed() => {
                     Some(Message::UploadPolicy(self.policy.borrow_and_update().clone()))
                 }
+                Ok(()) = self.wanted.changed() => Some(Message::Wanted(self.wanted.borrow_and_update().clone())),
                 Some(answer) = to_say.recv() => Some(answer),
             };
             if let Some(message) = message {
@@ -194,6 +200,8 @@ impl Serving {
             } else if let Message::Offer(manifest) = message {
                 self.held.lock().unwrap().offers += 1;
                 HubEvent::Offered { upload, manifest }
+            } else if let Message::Describe(manifest) = message {
+                HubEvent::Described { upload, manifest }
             } else if let Message::Chunk(chunk) = message {
                 HubEvent::Received { upload, chunk }
             } else {
@@ -225,6 +233,10 @@ impl Serving {
                     };
                     more.extend(session.handle(HubEvent::LookedUp { upload, known }));
                 }
+                HubOrder::Note { upload, episode } => {
+                    self.held.lock().unwrap().noted.insert(episode);
+                    more.extend(session.handle(HubEvent::Noted { upload }));
+                }
                 HubOrder::SetDown { chunks, .. } => {
                     self.held.lock().unwrap().chunks.extend(chunks.iter().map(|chunk| chunk.id));
                 }
@@ -243,6 +255,7 @@ impl Serving {
                         UploadReply::Later(later) => Message::Later(later),
                         UploadReply::Reject(reject) => Message::Reject(reject),
                         UploadReply::Durable(receipt) => Message::Durable(receipt),
+                        UploadReply::Noted => Message::Noted,
                     };
                     // The robot may be gone.
                     drop(send.write_all(&message.encode()).await);
@@ -515,6 +528,40 @@ fn a_task_that_the_hub_keeps_on_site_is_withdrawn_from_what_waits() {
     wait_for(&agent, "the freeing of what left, alone", |status| status.spool.episodes_waiting == 1);
     hub.policy.send_replace(keeping(3, &[]));
     wait_for(&agent, "the episode that was withdrawn", |status| status.hub.episodes_durable == 2);
+    agent.stop();
+}
+
+#[test]
+fn metadata_first_sends_no_chunk_before_somebody_asks_for_it() {
+    let world = World::new();
+    let hub = world.hub(Made::new(), None);
+    let agent = world.agent_that(hub.address, |config| config.upload.mode = UploadMode::MetadataFirst);
+    let mut robot = world.program();
+    let episodes: Vec<EpisodeId> = (0..3).map(|_| record(&mut robot, 10)).collect();
+    wait_for(&agent, "the notes", |status| status.hub.episodes_noted == 3);
+    let held = || {
+        let held = hub.held.lock().unwrap();
+        (
+            held.noted.iter().copied().collect::<BTreeSet<_>>(),
+            held.episodes.iter().map(Manifest::id).collect::<Vec<_>>(),
+        )
+    };
+    assert_eq!(held(), (episodes.iter().copied().collect(), vec![]));
+    assert_eq!((hub.held.lock().unwrap().chunks.len(), agent.status().spool.episodes_waiting), (0, 3));
+    hub.wanted.send_replace(vec![episodes[1]]);
+    wait_for(&agent, "the receipt", |status| status.hub.episodes_durable == 1 && status.spool.episodes_waiting == 2);
+    assert_eq!(held().1, [episodes[1]]);
+    // After a restart it describes them again, and sends what is asked for.
+    agent.stop();
+    let agent = world.agent_that(hub.address, |config| config.upload.mode = UploadMode::MetadataFirst);
+    wait_for(&agent, "the notes", |status| status.hub.episodes_noted == 2);
+    hub.policy.send_replace(PushedPolicy { revision: 1, policy: Some(HubPolicy::default()) });
+    wait_for(&agent, "the other mode", |status| status.spool.episodes_waiting == 0);
+    // The other two were offered at once, and end in any order.
+    let (mut stored, mut recorded) = (held().1, episodes);
+    stored.sort();
+    recorded.sort();
+    assert_eq!(stored, recorded);
     agent.stop();
 }
 

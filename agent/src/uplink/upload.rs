@@ -55,6 +55,8 @@ pub(super) struct Upload {
     pub(super) state: Arc<SharedStatus>,
     pub(super) episode: StoredEpisode,
     pub(super) priority: i32,
+    /// Whether chunks are on offer, and not the manifest alone.
+    pub(super) whole: bool,
     pub(super) turns: UploadTurns,
     /// What the session wants sent; closed when the upload is given up.
     pub(super) wanted: mpsc::Receiver<Want>,
@@ -78,14 +80,15 @@ impl Upload {
     }
 
     async fn talk(&mut self, send: &mut quinn::SendStream, receive: &mut quinn::RecvStream) -> Result<(), UploadError> {
-        let Self { connection, spool, state, episode, priority, turns, wanted, replies } = self;
+        let Self { connection, spool, state, episode, priority, whole, turns, wanted, replies } = self;
         let rank = (Reverse(*priority), episode.ordinal);
         let sender = Sender { connection, spool, state, episode, turns, rank };
         let manifest = match spool.manifest_at_hand(episode) {
             Some(manifest) => manifest,
             None => read(spool, episode, Spool::read_manifest).await?,
         };
-        patiently(connection, write_message(send, &Message::Offer(manifest))).await?;
+        let first = if *whole { Message::Offer(manifest) } else { Message::Describe(manifest) };
+        patiently(connection, write_message(send, &first)).await?;
         let mut reply = answer(connection, receive).await?;
         loop {
             let more = matches!(reply, UploadReply::Want(_));
@@ -198,12 +201,15 @@ async fn answer(connection: &quinn::Connection, receive: &mut quinn::RecvStream)
         Message::Later(later) => Ok(UploadReply::Later(later)),
         Message::Reject(reject) => Ok(UploadReply::Reject(reject)),
         Message::Durable(receipt) => Ok(UploadReply::Durable(receipt)),
+        Message::Noted => Ok(UploadReply::Noted),
         Message::Report(_)
         | Message::Assign(_)
         | Message::Root(_)
         | Message::Ping(_)
         | Message::Pong(_)
         | Message::UploadPolicy(_)
+        | Message::Describe(_)
+        | Message::Wanted(_)
         | Message::Offer(_)
         | Message::Chunk(_)
         | Message::ChunkRest(_)

@@ -2,6 +2,7 @@
 
 mod export;
 mod import;
+mod noted;
 mod plot;
 mod replay;
 mod show;
@@ -39,6 +40,10 @@ pub(crate) enum DataCommand {
     /// State, action, reward and outcome go along; times become frame numbers over the rate. The dataset appears complete
     /// or not at all.
     Export(ExportArgs),
+    /// List a hub's episodes that are known and still on their robots alone (upload mode `metadata-first`).
+    Noted(NotedArgs),
+    /// Ask robots for such episodes: they send them now, or when they connect.
+    Request(RequestArgs),
     /// Read every byte of a snapshot or dataset and check it against what it claims to be.
     Verify(VerifyArgs),
 }
@@ -167,6 +172,23 @@ pub(crate) struct ExportArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct NotedArgs {
+    #[command(flatten)]
+    hub: HubArgs,
+    #[command(flatten)]
+    json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RequestArgs {
+    /// Ids of episodes, as `zunft data noted` lists them.
+    #[arg(required = true)]
+    episodes: Vec<zunft_protocol::ids::EpisodeId>,
+    #[command(flatten)]
+    hub: HubArgs,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
     /// A snapshot or a LeRobot dataset.
     path: PathBuf,
@@ -185,6 +207,8 @@ pub(crate) fn run(command: DataCommand) -> Result<(), Failure> {
         DataCommand::Export(args) => match args.format {
             Format::Lerobot => export::run(&args),
         },
+        DataCommand::Noted(args) => noted::list(&args),
+        DataCommand::Request(args) => noted::request(&args),
         DataCommand::Verify(args) => verify::run(&args),
     }
 }

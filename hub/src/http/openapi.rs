@@ -5,7 +5,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Ref, ResponseBuilder};
 
 use super::{
-    assignments, episodes, error, evictions, metrics, releases, robots, runs, snapshots, status, upload_policies,
+    assignments, episodes, error, evictions, metrics, noted, releases, robots, runs, snapshots, status, upload_policies,
 };
 
 const TOKEN_SCHEME: &str = "admin-token";
@@ -26,6 +26,7 @@ struct Common;
         upload_policies::show, upload_policies::set, upload_policies::clear,
         upload_policies::show_of_robot, upload_policies::set_of_robot, upload_policies::clear_of_robot,
         episodes::list, episodes::show, episodes::manifest, episodes::summary, episodes::upload_chunk, episodes::download_chunk, episodes::import,
+        noted::list, noted::request,
         snapshots::create, snapshots::list, snapshots::show, snapshots::download,
         runs::start, runs::list, runs::show, runs::metrics, runs::stop, runs::resume,
         releases::skills, releases::list, releases::show, releases::upload_blob, releases::download_blob, releases::publish, releases::verify,

@@ -214,6 +214,11 @@ async fn bad_input_is_refused_by_name_and_changes_nothing() {
         refused(method, ghost, policy("{}"), "not-found", None).await;
     }
     assert_eq!(world.get(all).await["revision"], 0);
+    let (noted, request) = ("/v1/noted-episodes", "/v1/noted-episodes/request");
+    refused(get.clone(), "/v1/noted-episodes?cursor=x", vec![], "bad-request", Some("cursor")).await;
+    let body = json!({"episodes": [zeros]}).to_string().into_bytes();
+    refused(post.clone(), request, body, "not-found", Some("episodes")).await;
+    assert_eq!(world.get(noted).await["items"], json!([]));
     let assignment = br#"{"release":"push@1","robots":"all"}"#.to_vec();
     refused(post.clone(), "/v1/assignments", assignment, "not-found", Some("release")).await;
     assert_eq!(world.get("/v1/status").await["episodes"], 0);
@@ -257,7 +262,7 @@ async fn an_upload_policy_is_set_shown_and_cleared_for_all_robots_and_for_one() 
     let nothing = json!({"robot": null, "revision": 0, "policy": null, "updated_unix_ms": null});
     assert_eq!(world.get("/v1/upload-policy").await, nothing);
     let policy = json!({
-        "bytes_per_second_max": 5000, "metered": true, "windows": [{"from": "22:00", "to": "06:00"}],
+        "mode": "metadata-first", "bytes_per_second_max": 5000, "metered": true, "windows": [{"from": "22:00", "to": "06:00"}],
         "keep_on_site_tasks": ["weld"]
     });
     let put = async |path: &str, policy: &Value| {
@@ -272,7 +277,7 @@ async fn an_upload_policy_is_set_shown_and_cleared_for_all_robots_and_for_one() 
         (policy["source"].as_str().unwrap().to_owned(), policy["revision"].as_u64().unwrap())
     };
     let all = put("/v1/upload-policy", &policy).await;
-    let open = json!({"metered": false, "windows": [], "keep_on_site_tasks": []});
+    let open = json!({"mode": "all", "metered": false, "windows": [], "keep_on_site_tasks": []});
     let one = put("/v1/robots/r1/upload-policy", &open).await;
     assert!(one > all);
     assert_eq!((in_force("r1").await, in_force("r2").await), (("robot".into(), one), ("tenant".into(), all)));

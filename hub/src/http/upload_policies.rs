@@ -7,18 +7,21 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use zunft_protocol::ids::{RobotId, TaskName};
-use zunft_protocol::upload_policy::{HubPolicy, Window};
+use zunft_protocol::upload_policy::{HubPolicy, UploadMode, Window};
 
 use super::Api;
 use super::error::ApiError;
 use super::extract::{JsonBody, Path};
 use crate::metadata::{MetadataError, PolicyScope, UploadPolicyRecord};
 
-/// What robots may upload. It replaces caps, metering and windows of a robot's own file, all together: what is left out
+/// What robots may upload. It replaces mode, caps, metering and windows of a robot's own file, all together: what is left out
 /// is free. Tasks that stay on site add up.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct UploadPolicyBody {
+    /// What is sent without being asked for: `all`, or `metadata-first`.
+    #[schema(value_type = String, example = "all")]
+    pub mode: UploadMode,
     /// Most bytes a second to the hub, counted in UDP payload; at least 4096. Without it there is no cap.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = 1_250_000)]
@@ -50,6 +53,7 @@ pub struct WindowBody {
 impl From<UploadPolicyBody> for HubPolicy {
     fn from(body: UploadPolicyBody) -> Self {
         Self {
+            mode: body.mode,
             bytes_per_second_max: body.bytes_per_second_max,
             bytes_per_second_max_acting: body.bytes_per_second_max_acting,
             metered: body.metered,
@@ -62,6 +66,7 @@ impl From<UploadPolicyBody> for HubPolicy {
 impl From<HubPolicy> for UploadPolicyBody {
     fn from(policy: HubPolicy) -> Self {
         Self {
+            mode: policy.mode,
             bytes_per_second_max: policy.bytes_per_second_max,
             bytes_per_second_max_acting: policy.bytes_per_second_max_acting,
             metered: policy.metered,

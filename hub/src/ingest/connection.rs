@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span, debug, info, warn};
 use zunft_protocol::hello::{HELLO_BYTES, Hello, HelloError};
 use zunft_protocol::ids::Digest;
-use zunft_protocol::limits::MESSAGE_BYTES_MAX;
+use zunft_protocol::limits::{MESSAGE_BYTES_MAX, WANTED_PER_MESSAGE_MAX};
 use zunft_protocol::message::{CloseCode, Message, PRIORITY_CONTROL, Report, SignedObject, Tombstone};
 use zunft_protocol::release::AssignedRelease;
 use zunft_protocol::session::hub::{HubSession, Identity, UploadId};
@@ -114,6 +114,8 @@ enum Event {
     Stream(SendStream, RecvStream),
     Assigned,
     Allowed,
+    Wanted,
+    Renewal,
     Ended(ConnectionError),
     Stop,
 }
@@ -221,13 +223,20 @@ impl Conversation {
                 },
                 () = self.live.assigned.notified() => Event::Assigned,
                 () = self.live.allowed.notified() => Event::Allowed,
-                _ = renewal.tick() => Event::Assigned,
+                () = self.live.wanted.notified() => Event::Wanted,
+                // The first one comes at once.
+                _ = renewal.tick() => Event::Renewal,
                 () = stop.cancelled() => Event::Stop,
             };
             let done = match event {
                 Event::Said(said) => self.said(said, &mut reports).await,
                 Event::Assigned => self.send_assignment().await,
                 Event::Allowed => self.send_policy().await,
+                Event::Wanted => self.send_wanted().await,
+                Event::Renewal => match self.send_assignment().await {
+                    Ok(()) => self.send_wanted().await,
+                    failed => failed,
+                },
                 Event::Stream(send, recv) => {
                     if self.uploads == 0 {
                         self.robot.connection.set_max_concurrent_bi_streams(STREAMS_MAX.into());
@@ -314,6 +323,18 @@ impl Conversation {
         Ok(())
     }
 
+    /// Asks for what somebody wants of the robot: the oldest first, and the rest when those have come.
+    async fn send_wanted(&mut self) -> Result<(), EndReason> {
+        let RobotIdentity { tenant, robot, .. } = &self.robot.identity;
+        let metadata = &self.robot.services.metadata;
+        let wanted = metadata.wanted_episodes(tenant, robot, WANTED_PER_MESSAGE_MAX as u32).await?;
+        if !wanted.is_empty() {
+            info!(episodes = wanted.len(), "the robot is asked for episodes");
+            wire::write(&mut self.control, &Message::Wanted(wanted).encode(), self.robot.stall()).await?;
+        }
+        Ok(())
+    }
+
     /// Sends the robot what it should run, if it does not know.
     async fn send_assignment(&mut self) -> Result<(), EndReason> {
         let Some(accepted) = self.accepted else {
@@ -395,8 +416,13 @@ async fn serve_stream(robot: Arc<Robot>, upload: UploadId, send: SendStream, mut
         };
         match wire::read_body(&mut recv, header, stall).await? {
             Message::Offer(manifest) => {
-                let served = uploads::serve(&robot, upload, manifest, send, &mut recv).await;
+                let served = uploads::serve(&robot, upload, manifest, true, send, &mut recv).await;
                 // What was made of the manifest is in memory until its upload is over.
+                drop(memory);
+                served
+            }
+            Message::Describe(manifest) => {
+                let served = uploads::serve(&robot, upload, manifest, false, send, &mut recv).await;
                 drop(memory);
                 served
             }
@@ -412,6 +438,8 @@ async fn serve_stream(robot: Arc<Robot>, upload: UploadId, send: SendStream, mut
             | Message::Ping(_)
             | Message::Pong(_)
             | Message::UploadPolicy(_)
+            | Message::Noted
+            | Message::Wanted(_)
             | Message::Durable(_)
             | Message::Found(_)
             | Message::Missing

@@ -27,11 +27,12 @@ const RETRY_BUSY_MS: u32 = 500;
 /// Wait asked of a robot while the store fails: someone has to make room or mend something.
 const RETRY_FAILING_MS: u32 = 5_000;
 
-/// Serves an upload from its offer to its last word.
+/// Serves an upload from its offer to its last word; where it is not `whole`, the manifest is all there is.
 pub(super) async fn serve(
     robot: &Robot,
     upload: UploadId,
     manifest: Vec<u8>,
+    whole: bool,
     send: SendStream,
     recv: &mut RecvStream,
 ) -> Result<(), WireError> {
@@ -42,6 +43,7 @@ pub(super) async fn serve(
     let mut stream = UploadStream {
         robot,
         upload,
+        whole,
         send,
         manifest: None,
         budget: None,
@@ -78,6 +80,8 @@ pub(super) async fn postpone(
 struct UploadStream<'a> {
     robot: &'a Robot,
     upload: UploadId,
+    /// Whether chunks are on offer.
+    whole: bool,
     send: SendStream,
     /// The manifest once it was admitted.
     manifest: Option<Box<Manifest>>,
@@ -104,7 +108,9 @@ impl Robot {
 impl UploadStream<'_> {
     async fn serve(&mut self, manifest: Vec<u8>, recv: &mut RecvStream) -> Result<(), WireError> {
         let upload = self.upload;
-        let mut orders = VecDeque::from(self.robot.decide(HubEvent::Offered { upload, manifest }));
+        let first =
+            if self.whole { HubEvent::Offered { upload, manifest } } else { HubEvent::Described { upload, manifest } };
+        let mut orders = VecDeque::from(self.robot.decide(first));
         loop {
             let event = match orders.pop_front() {
                 None => {
@@ -122,6 +128,7 @@ impl UploadStream<'_> {
                     self.manifest = Some(manifest);
                     HubEvent::LookedUp { upload, known }
                 }
+                Some(HubOrder::Note { episode, .. }) => self.note(episode).await,
                 Some(HubOrder::SetDown { chunks, .. }) => match self.set_down(chunks).await {
                     None => continue,
                     Some(not_stored) => not_stored,
@@ -161,6 +168,9 @@ impl UploadStream<'_> {
             let receipt = self.receipt(episode, stored_unix_ms);
             return Ok(receipt.map_or(Known::Unavailable { retry_after_ms: RETRY_FAILING_MS }, Known::Durable));
         }
+        if !self.whole {
+            return Ok(Known::New { present });
+        }
         let present = self.keep_chunks(present).await?;
         let missing: u64 =
             manifest.chunks().filter(|chunk| !present.contains(&chunk.id)).map(|chunk| u64::from(chunk.bytes)).sum();
@@ -182,6 +192,19 @@ impl UploadStream<'_> {
                 Known::Begun { present, kept }
             }
         })
+    }
+
+    /// Writes down that the robot has the episode.
+    async fn note(&mut self, episode: EpisodeId) -> HubEvent {
+        let (upload, tenant) = (self.upload, &self.robot.identity.tenant);
+        let manifest = self.manifest.take().expect("an episode is looked up before it is noted");
+        match self.robot.services.metadata.note_episode(tenant, episode, &manifest, clock::unix_millis()).await {
+            Ok(()) => HubEvent::Noted { upload },
+            Err(error) => {
+                warn!(error = &error as &dyn std::error::Error, "an episode could not be noted");
+                HubEvent::NotStored { upload, retry_after_ms: RETRY_FAILING_MS }
+            }
+        }
     }
 
     /// Says which of these chunks are there to stay for as long as this upload may take.
@@ -272,6 +295,7 @@ impl UploadStream<'_> {
             UploadReply::Want(want) => Message::Want(want),
             UploadReply::Later(later) => Message::Later(later),
             UploadReply::Durable(receipt) => Message::Durable(receipt),
+            UploadReply::Noted => Message::Noted,
             UploadReply::Reject(reject) => {
                 warn!(reason = %reject.reason, "episode rejected");
                 Message::Reject(reject)

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use zunft_protocol::episode::Outcome;
 use zunft_protocol::ids::{Digest, EpisodeId, RobotId, SnapshotId};
+use zunft_protocol::message::{EvictionReason, Tombstone};
 use zunft_protocol::upload_policy::{HubPolicy, PushedPolicy};
 use zunft_skills::data::ActorKind;
 
@@ -177,6 +178,61 @@ async fn a_robots_upload_policy_goes_before_its_tenants_and_revisions_only_grow(
         assert_eq!((pushed, scope), (PushedPolicy { revision: secs + 60, policy: None }, None));
         let stranger: zunft_protocol::TenantId = "other".parse().unwrap();
         assert_eq!(metadata.upload_policies(&stranger).await.unwrap(), UploadPolicies::default());
+        metadata.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_noted_is_no_episode_until_it_has_come_and_is_asked_for_until_then() {
+    each(async |database| {
+        let metadata = database.open().await;
+        let robot = identity("r1").robot;
+        metadata.add_robot(&identity("r1"), NOW).await.unwrap();
+        let episodes: Vec<Episode> = (0..4).map(|ordinal| episode("r1", ordinal)).collect();
+        let ids: Vec<EpisodeId> = episodes.iter().map(|episode| episode.manifest.id()).collect();
+        for (id, episode) in ids.iter().zip(&episodes) {
+            for now in [NOW, NOW + 5] {
+                metadata.note_episode(&tenant(), *id, &episode.manifest, now).await.unwrap();
+            }
+        }
+        let states = async || {
+            let noted = metadata.noted_episodes(&tenant(), None, 10).await.unwrap();
+            noted.into_iter().map(|noted| (noted.ordinal, noted.state)).collect::<Vec<_>>()
+        };
+        let wanted = async || metadata.wanted_episodes(&tenant(), &robot, 10).await.unwrap();
+        let all = EpisodeFilter::default();
+        assert_eq!(metadata.episode_count(&tenant(), &all).await.unwrap(), 0, "known is not held");
+        let first = metadata.noted_episodes(&tenant(), None, 1).await.unwrap().remove(0);
+        assert_eq!((first.id, first.noted_unix_ms, first.bytes), (ids[0], NOW, episodes[0].manifest.bytes()));
+        let rest = metadata.noted_episodes(&tenant(), Some((&robot, 0)), 10).await.unwrap();
+        assert_eq!(rest.len(), 3);
+        let unknown = [ids[3], EpisodeId::of(b"?")];
+        let refused = metadata.request_episodes(&tenant(), &unknown, NOW).await.unwrap_err();
+        assert!(matches!(refused, MetadataError::Missing { .. }), "{refused}");
+        assert_eq!(wanted().await, [], "all or none");
+        let asked = metadata.request_episodes(&tenant(), &ids[..3], NOW).await.unwrap();
+        assert_eq!(asked, vec![robot.clone(); 3]);
+        assert_eq!(wanted().await, ids[..3]);
+        metadata.register_pack(&tenant(), &pack_of("a", &[&episodes[0]]), NOW).await.unwrap();
+        let manifest = &episodes[1].manifest;
+        let tombstone = Tombstone {
+            recording: manifest.recording,
+            ordinal: 1,
+            task: manifest.task.clone(),
+            outcome: manifest.outcome,
+            interventions: false,
+            steps: 1,
+            bytes: 1,
+            reason: EvictionReason::Quota,
+        };
+        metadata.record_evictions(&tenant(), &robot, &[tombstone], NOW).await.unwrap();
+        assert_eq!(wanted().await, [ids[2]]);
+        use NotedState::{GivenUp, Noted, Requested};
+        assert_eq!(states().await, [(1, GivenUp), (2, Requested), (3, Noted)]);
+        let other: zunft_protocol::TenantId = "other".parse().unwrap();
+        assert_eq!(metadata.noted_episodes(&other, None, 10).await.unwrap(), []);
+        assert!(metadata.request_episodes(&other, &ids[3..], NOW).await.is_err());
         metadata.close().await;
     })
     .await;

@@ -23,9 +23,9 @@ use crate::ids::{
 };
 use crate::limits::{
     ASSIGNED_RELEASES_MAX, CHUNK_BYTES_MAX, EVICTIONS_PER_MESSAGE_MAX, MANIFEST_BYTES_MAX, MESSAGE_BYTES_MAX,
-    RESUMES_MAX,
+    RESUMES_MAX, WANTED_PER_MESSAGE_MAX,
 };
-use crate::upload_policy::{HubPolicy, PushedPolicy, Window};
+use crate::upload_policy::{HubPolicy, PushedPolicy, UploadMode, Window};
 
 /// Size of a message's header.
 pub const HEADER_BYTES: usize = 16;
@@ -83,6 +83,10 @@ message_types! {
     Durable = 21, 256;
     /// The end of a chunk.
     ChunkRest = 22, 36 + CHUNK_BYTES_MAX;
+    /// A manifest, and no more.
+    Describe = 23, MANIFEST_BYTES_MAX;
+    /// Known.
+    Noted = 24, 0;
     /// A blob, please.
     Fetch = 32, 64;
     /// Here it is.
@@ -93,6 +97,8 @@ message_types! {
     Evicted = 48, MESSAGE_BYTES_MAX;
     /// May be forgotten.
     EvictionsStored = 49, MESSAGE_BYTES_MAX;
+    /// Send all of these.
+    Wanted = 50, MESSAGE_BYTES_MAX;
 }
 
 /// A message's header, bounds checked.
@@ -212,6 +218,9 @@ impl Header {
             | MessageType::Ping
             | MessageType::Pong
             | MessageType::UploadPolicy
+            | MessageType::Describe
+            | MessageType::Noted
+            | MessageType::Wanted
             | MessageType::Offer
             | MessageType::Want
             | MessageType::Later
@@ -245,6 +254,9 @@ fn summed(message_type: MessageType, body: &[u8]) -> &[u8] {
         | MessageType::Ping
         | MessageType::Pong
         | MessageType::UploadPolicy
+        | MessageType::Describe
+        | MessageType::Noted
+        | MessageType::Wanted
         | MessageType::Offer
         | MessageType::Want
         | MessageType::Later
@@ -339,6 +351,7 @@ struct UploadPolicyV1 {
 
 #[derive(Archive, Serialize, Deserialize)]
 struct HubPolicyV1 {
+    metadata_first: bool,
     bytes_per_second_max: Option<u64>,
     bytes_per_second_max_acting: Option<u64>,
     metered: bool,
@@ -401,6 +414,11 @@ struct TombstoneV1 {
 }
 
 #[derive(Archive, Serialize, Deserialize)]
+struct WantedV1 {
+    episodes: Vec<[u8; 32]>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
 struct EvictionsStoredV1 {
     ordinals: Vec<u64>,
 }
@@ -459,6 +477,12 @@ fn encode_body(message: &Message) -> (MessageType, Vec<u8>) {
         }
         Message::Found(found) => (MessageType::Found, archive!(FoundV1 { bytes_total: found.bytes_total })),
         Message::Missing => (MessageType::Missing, Vec::new()),
+        Message::Describe(manifest) => (MessageType::Describe, manifest.clone()),
+        Message::Noted => (MessageType::Noted, Vec::new()),
+        Message::Wanted(episodes) => {
+            let episodes = episodes.iter().map(|episode| *episode.as_bytes()).collect();
+            (MessageType::Wanted, archive!(WantedV1 { episodes }))
+        }
         Message::Evicted(tombstones) => {
             let tombstones = tombstones.iter().map(tombstone_v1).collect();
             (MessageType::Evicted, archive!(EvictedV1 { tombstones }))
@@ -521,25 +545,33 @@ fn decode_body(message_type: MessageType, body: Vec<u8>) -> Result<Message, Deco
             Message::Found(Found { bytes_total: unarchive!(FoundV1, message_type, &body).bytes_total })
         }
         MessageType::Missing => Message::Missing,
+        MessageType::Describe => Message::Describe(body),
+        MessageType::Noted => Message::Noted,
+        MessageType::Wanted => {
+            let episodes = unarchive!(WantedV1, message_type, &body).episodes;
+            let episodes = at_most(WANTED_PER_MESSAGE_MAX, episodes).ok_or_else(malformed)?;
+            Message::Wanted(episodes.into_iter().map(EpisodeId::from_bytes).collect())
+        }
         MessageType::Evicted => {
-            let body = unarchive!(EvictedV1, message_type, &body).tombstones;
-            if body.len() > EVICTIONS_PER_MESSAGE_MAX {
-                return Err(malformed());
-            }
-            Message::Evicted(body.into_iter().map(tombstone).collect::<Result<_, _>>()?)
+            let tombstones = unarchive!(EvictedV1, message_type, &body).tombstones;
+            let tombstones = at_most(EVICTIONS_PER_MESSAGE_MAX, tombstones).ok_or_else(malformed)?;
+            Message::Evicted(tombstones.into_iter().map(tombstone).collect::<Result<_, _>>()?)
         }
         MessageType::EvictionsStored => {
             let ordinals = unarchive!(EvictionsStoredV1, message_type, &body).ordinals;
-            if ordinals.len() > EVICTIONS_PER_MESSAGE_MAX {
-                return Err(malformed());
-            }
-            Message::EvictionsStored(ordinals)
+            Message::EvictionsStored(at_most(EVICTIONS_PER_MESSAGE_MAX, ordinals).ok_or_else(malformed)?)
         }
     })
 }
 
+/// The items, unless there are more than allowed.
+fn at_most<T>(count_max: usize, items: Vec<T>) -> Option<Vec<T>> {
+    (items.len() <= count_max).then_some(items)
+}
+
 fn upload_policy_v1(pushed: &PushedPolicy) -> UploadPolicyV1 {
     let policy = pushed.policy.as_ref().map(|policy| HubPolicyV1 {
+        metadata_first: policy.mode == UploadMode::MetadataFirst,
         bytes_per_second_max: policy.bytes_per_second_max,
         bytes_per_second_max_acting: policy.bytes_per_second_max_acting,
         metered: policy.metered,
@@ -556,6 +588,7 @@ fn upload_policy(body: UploadPolicyV1) -> Result<PushedPolicy, DecodeError> {
         let windows = body.windows.iter().map(|&(from, to)| Window::new(from, to).map_err(|_| malformed()));
         let tasks = body.keep_on_site_tasks.iter().map(|task| task.parse());
         let policy = HubPolicy {
+            mode: if body.metadata_first { UploadMode::MetadataFirst } else { UploadMode::All },
             bytes_per_second_max: body.bytes_per_second_max,
             bytes_per_second_max_acting: body.bytes_per_second_max_acting,
             metered: body.metered,

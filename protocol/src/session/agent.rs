@@ -11,7 +11,7 @@ use super::policy::{Rules, UploadPolicy};
 use crate::TenantId;
 use crate::dsse::PublicKey;
 use crate::ids::EpisodeId;
-use crate::limits::{UPLOAD_BYTES_HELD_MAX, UPLOADS_IN_FLIGHT_MAX};
+use crate::limits::{UPLOAD_BYTES_HELD_MAX, UPLOADS_IN_FLIGHT_MAX, WANTED_PER_MESSAGE_MAX};
 use crate::message::{PRIORITY_BULK, PRIORITY_LABELLED, PRIORITY_URGENT, Receipt, RejectReason, Want};
 
 /// Longest wait that a hub's LATER can impose: beyond it, a confused hub would silence a robot.
@@ -107,6 +107,11 @@ pub enum AgentEvent {
         /// Which episode.
         episode: EpisodeId,
     },
+    /// The hub's operator wants all of these episodes.
+    Wanted {
+        /// Which.
+        episodes: Vec<EpisodeId>,
+    },
     /// What the operator allows, from now on.
     Policy(UploadPolicy),
     /// The time of day, where it is known; told again whenever clocks may have moved.
@@ -121,6 +126,13 @@ pub enum AgentEvent {
 pub enum AgentOrder {
     /// Open a stream and offer the manifest.
     Offer {
+        /// Which episode.
+        episode: EpisodeId,
+        /// Priority of the stream.
+        priority: i32,
+    },
+    /// Open a stream and send the manifest, for the hub to know of the episode; no chunk of it.
+    Describe {
         /// Which episode.
         episode: EpisodeId,
         /// Priority of the stream.
@@ -162,12 +174,14 @@ type Place = (UploadClass, u64, EpisodeId);
 struct Open {
     place: Place,
     bytes: u64,
+    /// Whether chunks are on offer, too.
+    whole: bool,
 }
 
 impl Open {
     /// What it may have under way at a time.
     fn bytes_held(&self) -> u64 {
-        self.bytes.min(UPLOAD_BYTES_HELD_MAX)
+        if self.whole { self.bytes.min(UPLOAD_BYTES_HELD_MAX) } else { 0 }
     }
 }
 
@@ -181,6 +195,10 @@ pub struct AgentSession {
     /// With the bytes of their chunks.
     waiting: BTreeMap<Place, u64>,
     open: BTreeMap<EpisodeId, Open>,
+    /// What the hub knows of and nobody asked for: kept until someone does.
+    noted: BTreeMap<EpisodeId, (Place, u64)>,
+    /// What somebody asked for.
+    wanted: BTreeSet<EpisodeId>,
     /// Bytes that may be under way.
     window_bytes: u64,
     rules: Rules,
@@ -197,6 +215,8 @@ impl AgentSession {
             not_before: None,
             waiting: BTreeMap::new(),
             open: BTreeMap::new(),
+            noted: BTreeMap::new(),
+            wanted: BTreeSet::new(),
             window_bytes: WINDOW_BYTES_MIN,
             rules: Rules::default(),
             orders: Vec::new(),
@@ -210,7 +230,12 @@ impl AgentSession {
 
     /// Episodes that are not durable yet.
     pub fn pending(&self) -> usize {
-        self.waiting.len() + self.open.len()
+        self.waiting.len() + self.open.len() + self.noted.len()
+    }
+
+    /// Of them, those that the hub knows of and nobody asked for.
+    pub fn noted(&self) -> usize {
+        self.noted.len()
     }
 
     /// Takes an event and returns what to do, in order.
@@ -221,11 +246,11 @@ impl AgentSession {
             AgentEvent::Disconnected => {
                 self.connected = false;
                 let open = std::mem::take(&mut self.open).into_values();
-                self.waiting.extend(open.map(|Open { place, bytes }| (place, bytes)));
+                self.waiting.extend(open.map(|Open { place, bytes, .. }| (place, bytes)));
                 self.window_bytes = WINDOW_BYTES_MIN;
             }
             AgentEvent::Sealed { episode, class, ordinal, bytes } => {
-                if !self.open.contains_key(&episode) {
+                if !self.open.contains_key(&episode) && !self.noted.contains_key(&episode) {
                     self.waiting.insert((class, ordinal, episode), bytes);
                 }
             }
@@ -238,13 +263,21 @@ impl AgentSession {
             AgentEvent::Withdrawn { episodes } => {
                 self.waiting.retain(|(.., waiting), _| !episodes.contains(waiting));
                 for episode in episodes {
+                    self.wanted.remove(&episode);
+                    self.noted.remove(&episode);
                     if self.open.remove(&episode).is_some() {
                         self.orders.push(AgentOrder::Close { episode });
                     }
                 }
             }
             AgentEvent::Broken { episode } => self.put_back(episode, now + RETRY_AFTER),
-            AgentEvent::Policy(policy) => self.rules.set_policy(policy),
+            AgentEvent::Wanted { episodes } => self.want(episodes),
+            AgentEvent::Policy(policy) => {
+                self.rules.set_policy(policy);
+                if !self.rules.describes() {
+                    self.waiting.extend(std::mem::take(&mut self.noted).into_values());
+                }
+            }
             AgentEvent::TimeOfDay { secs } => self.rules.set_time(secs, now),
         }
         self.proceed(now);
@@ -273,15 +306,42 @@ impl AgentSession {
     /// The episode to offer next, if there is room for it.
     fn next_place(&self) -> Option<Place> {
         let (&place, &bytes) = self.waiting.first_key_value()?;
-        let (class, ..) = place;
+        let (class, _, episode) = place;
         if !self.rules.sends(class) || self.open.len() >= class.in_flight_max() {
             return None;
         }
         // What is less urgent is overtaken, so it takes no room.
         let ahead = self.open.values().filter(|open| open.place.0 <= class);
         let (count, held) = ahead.fold((0, 0), |(count, held), open| (count + 1, held + open.bytes_held()));
-        let next = Open { place, bytes };
+        let next = Open { place, bytes, whole: self.whole(episode) };
         (count < UPLOADS_OPEN_MIN || held + next.bytes_held() <= self.window_bytes).then_some(place)
+    }
+
+    /// Whether all of an episode is to be sent, and not its manifest alone.
+    fn whole(&self, episode: EpisodeId) -> bool {
+        !self.rules.describes() || self.wanted.contains(&episode)
+    }
+
+    fn want(&mut self, episodes: Vec<EpisodeId>) {
+        for episode in episodes {
+            // What this robot does not hold yet, it may find in its spool; a hub asks again on every connection.
+            if self.wanted.len() < WANTED_PER_MESSAGE_MAX {
+                self.wanted.insert(episode);
+                self.waiting.extend(self.noted.remove(&episode));
+            }
+        }
+    }
+
+    /// The hub knows of an episode. That frees nothing.
+    fn noted_by_hub(&mut self, episode: EpisodeId, now: Instant) {
+        let Some(&Open { place, bytes, whole }) = self.open.get(&episode) else { return };
+        if whole || self.whole(episode) {
+            // No answer to an offer, or asked for meanwhile.
+            self.put_back(episode, now + RETRY_AFTER);
+        } else {
+            self.open.remove(&episode);
+            self.noted.insert(episode, (place, bytes));
+        }
     }
 
     fn replied(&mut self, episode: EpisodeId, reply: UploadReply, now: Instant) {
@@ -290,17 +350,21 @@ impl AgentSession {
             return;
         }
         match reply {
+            UploadReply::Noted => self.noted_by_hub(episode, now),
+            UploadReply::Want(_) if !self.open[&episode].whole => self.put_back(episode, now + LATER_MAX),
             UploadReply::Want(want) => self.orders.push(AgentOrder::Send { episode, want }),
             UploadReply::Later(later) => {
                 let wait = Duration::from_millis(u64::from(later.retry_after_ms)).min(LATER_MAX);
                 self.put_back(episode, now + wait);
             }
             UploadReply::Reject(reject) => {
+                self.wanted.remove(&episode);
                 self.open.remove(&episode);
                 self.orders.push(AgentOrder::Quarantine { episode, reason: reject.reason });
             }
             UploadReply::Durable(receipt) => {
                 if receipt.episode == episode && receipt.verify(&self.tenant, &self.receipt_keys) {
+                    self.wanted.remove(&episode);
                     self.open.remove(&episode);
                     self.orders.push(AgentOrder::Free { episode, receipt });
                 } else {
@@ -311,7 +375,7 @@ impl AgentSession {
     }
 
     fn put_back(&mut self, episode: EpisodeId, not_before: Instant) {
-        if let Some(Open { place, bytes }) = self.open.remove(&episode) {
+        if let Some(Open { place, bytes, .. }) = self.open.remove(&episode) {
             self.waiting.insert(place, bytes);
             self.not_before = Some(self.not_before.map_or(not_before, |other| other.max(not_before)));
             self.orders.push(AgentOrder::Close { episode });
@@ -333,7 +397,7 @@ impl AgentSession {
         let rules = &self.rules;
         let closed: Vec<Open> =
             self.open.extract_if(.., |_, open| !wanted(rules, open.place.0)).map(|(_, open)| open).collect();
-        for Open { place, bytes } in closed {
+        for Open { place, bytes, .. } in closed {
             let (_, _, episode) = place;
             self.waiting.insert(place, bytes);
             self.orders.push(AgentOrder::Close { episode });
@@ -348,8 +412,13 @@ impl AgentSession {
         while let Some(place) = self.next_place() {
             let Some(bytes) = self.waiting.remove(&place) else { return };
             let (class, _, episode) = place;
-            self.open.insert(episode, Open { place, bytes });
-            self.orders.push(AgentOrder::Offer { episode, priority: class.priority() });
+            let (whole, priority) = (self.whole(episode), class.priority());
+            self.open.insert(episode, Open { place, bytes, whole });
+            self.orders.push(if whole {
+                AgentOrder::Offer { episode, priority }
+            } else {
+                AgentOrder::Describe { episode, priority }
+            });
         }
     }
 }
@@ -359,6 +428,7 @@ mod tests {
     use super::*;
     use crate::dsse::SigningKey;
     use crate::message::{Later, Reject};
+    use crate::upload_policy::UploadMode;
 
     struct Robot {
         session: AgentSession,
@@ -551,7 +621,7 @@ mod tests {
 
     fn policy(metered: bool, windows: &[(u16, u16)]) -> AgentEvent {
         let windows = windows.iter().map(|&(from, to)| crate::upload_policy::Window::new(from, to).unwrap());
-        AgentEvent::Policy(UploadPolicy { windows: windows.collect(), metered })
+        AgentEvent::Policy(UploadPolicy { windows: windows.collect(), metered, ..UploadPolicy::default() })
     }
 
     #[test]
@@ -593,6 +663,70 @@ mod tests {
         assert!(offered(&robot.reply(2, durable(2))).is_empty(), "bulk waits for a better link");
         assert_eq!(robot.session.pending(), 1);
         assert_eq!(offered(&robot.tell(policy(false, &[]))), [episode(1)]);
+    }
+
+    fn metadata_first() -> AgentEvent {
+        AgentEvent::Policy(UploadPolicy { mode: UploadMode::MetadataFirst, ..UploadPolicy::default() })
+    }
+
+    fn described(orders: &[AgentOrder]) -> Vec<EpisodeId> {
+        let of = |order: &AgentOrder| {
+            if let AgentOrder::Describe { episode, .. } = order { Some(*episode) } else { None }
+        };
+        orders.iter().filter_map(of).collect()
+    }
+
+    #[test]
+    fn metadata_first_describes_and_keeps_until_somebody_asks() {
+        let mut robot = robot();
+        let _orders = robot.tell(metadata_first());
+        let _orders = robot.tell(AgentEvent::Connected);
+        assert_eq!(described(&robot.seal(1, UploadClass::Labelled)), [episode(1)]);
+        assert!(robot.reply(1, UploadReply::Noted).is_empty(), "known is not durable: nothing is freed");
+        assert_eq!((robot.session.pending(), robot.session.noted()), (1, 1));
+        assert!(robot.tell(AgentEvent::Disconnected).is_empty());
+        assert!(robot.tell(AgentEvent::Connected).is_empty(), "it is described once");
+        let wanted = AgentEvent::Wanted { episodes: vec![episode(7), episode(1)] };
+        assert_eq!(offered(&robot.tell(wanted)), [episode(1)]);
+        // Asked for before it was sealed, or found in the spool.
+        assert_eq!(offered(&robot.seal(7, UploadClass::Bulk)), [episode(7)]);
+        assert!(matches!(robot.reply(1, durable(1))[..], [AgentOrder::Free { .. }]));
+        assert_eq!(described(&robot.seal(8, UploadClass::Bulk)), [episode(8)]);
+    }
+
+    #[test]
+    fn what_is_asked_for_while_it_is_described_is_offered_then() {
+        let mut robot = robot();
+        let _orders = robot.tell(metadata_first());
+        let _orders = robot.tell(AgentEvent::Connected);
+        let _orders = robot.seal(1, UploadClass::Labelled);
+        assert!(robot.tell(AgentEvent::Wanted { episodes: vec![episode(1)] }).is_empty());
+        assert_eq!(robot.reply(1, UploadReply::Noted), [AgentOrder::Close { episode: episode(1) }]);
+        assert_eq!(offered(&robot.wait(RETRY_AFTER)), [episode(1)]);
+    }
+
+    #[test]
+    fn a_description_that_is_answered_with_a_want_sends_nothing() {
+        let mut robot = robot();
+        let _orders = robot.tell(metadata_first());
+        let _orders = robot.tell(AgentEvent::Connected);
+        let _orders = robot.seal(1, UploadClass::Labelled);
+        let want = UploadReply::Want(Want { bitmap: vec![1], resume: Vec::new() });
+        assert_eq!(robot.reply(1, want), [AgentOrder::Close { episode: episode(1) }]);
+    }
+
+    #[test]
+    fn another_mode_offers_what_was_noted_and_what_is_given_up_is_not_sent() {
+        let mut robot = robot();
+        let _orders = robot.tell(metadata_first());
+        let _orders = robot.tell(AgentEvent::Connected);
+        for n in 1..=2 {
+            let _orders = robot.seal(n, UploadClass::Labelled);
+            let _orders = robot.reply(n, UploadReply::Noted);
+        }
+        assert!(robot.tell(AgentEvent::Withdrawn { episodes: [episode(1)].into() }).is_empty());
+        assert!(robot.tell(AgentEvent::Wanted { episodes: vec![episode(1)] }).is_empty(), "it is gone");
+        assert_eq!(offered(&robot.tell(policy(false, &[]))), [episode(2)]);
     }
 
     #[test]

@@ -87,6 +87,18 @@ pub enum HubEvent {
         /// The encoded manifest.
         manifest: Vec<u8>,
     },
+    /// The robot says what it has, and offers no more than the manifest.
+    Described {
+        /// On which stream.
+        upload: UploadId,
+        /// The encoded manifest.
+        manifest: Vec<u8>,
+    },
+    /// The answer to [`HubOrder::Note`]: it is written down.
+    Noted {
+        /// On which stream.
+        upload: UploadId,
+    },
     /// The store's answer to [`HubOrder::LookUp`].
     LookedUp {
         /// On which stream.
@@ -141,6 +153,13 @@ pub enum HubOrder {
         /// Its manifest, checked.
         manifest: Box<Manifest>,
     },
+    /// Write down that the robot has this episode. The answer is [`HubEvent::Noted`] or [`HubEvent::NotStored`].
+    Note {
+        /// For which stream.
+        upload: UploadId,
+        /// The episode.
+        episode: EpisodeId,
+    },
     /// Send this; after anything but WANT the stream is finished.
     Reply {
         /// On which stream.
@@ -171,7 +190,8 @@ pub enum HubOrder {
 
 #[derive(Debug)]
 enum Upload {
-    LookingUp { episode: EpisodeId, bytes: Vec<u8>, manifest: Box<Manifest> },
+    LookingUp { episode: EpisodeId, bytes: Vec<u8>, manifest: Box<Manifest>, whole: bool },
+    Noting,
     Receiving(Receiving),
     Committing,
 }
@@ -229,7 +249,9 @@ impl HubSession {
     #[must_use]
     pub fn handle(&mut self, event: HubEvent) -> Vec<HubOrder> {
         match event {
-            HubEvent::Offered { upload, manifest } => self.offered(upload, manifest),
+            HubEvent::Offered { upload, manifest } => self.offered(upload, manifest, true),
+            HubEvent::Described { upload, manifest } => self.offered(upload, manifest, false),
+            HubEvent::Noted { upload } => self.finish(upload, UploadReply::Noted),
             HubEvent::LookedUp { upload, known } => self.looked_up(upload, known),
             HubEvent::Received { upload, chunk } => self.received(upload, chunk),
             HubEvent::ReceivedRest { upload, rest } => self.received_rest(upload, rest),
@@ -255,7 +277,7 @@ impl HubSession {
         (receiving.kept.bytes() > 0).then_some((receiving.episode, receiving.kept))
     }
 
-    fn offered(&mut self, upload: UploadId, bytes: Vec<u8>) {
+    fn offered(&mut self, upload: UploadId, bytes: Vec<u8>, whole: bool) {
         if self.uploads.contains_key(&upload) {
             return self.reject(upload, RejectReason::Malformed);
         }
@@ -275,18 +297,22 @@ impl HubSession {
         }
         let episode = EpisodeId::of(&bytes);
         let manifest = Box::new(manifest);
-        self.uploads.insert(upload, Upload::LookingUp { episode, bytes, manifest: manifest.clone() });
+        self.uploads.insert(upload, Upload::LookingUp { episode, bytes, manifest: manifest.clone(), whole });
         self.orders.push(HubOrder::LookUp { upload, episode, manifest });
     }
 
     fn looked_up(&mut self, upload: UploadId, known: Known) {
-        let Some(Upload::LookingUp { episode, bytes, manifest }) = self.uploads.remove(&upload) else {
+        let Some(Upload::LookingUp { episode, bytes, manifest, whole }) = self.uploads.remove(&upload) else {
             return;
         };
         match known {
             Known::Durable(receipt) => self.finish(upload, UploadReply::Durable(receipt)),
             Known::Conflict => self.reject(upload, RejectReason::Conflict),
             Known::Unavailable { retry_after_ms } => self.finish(upload, UploadReply::Later(Later { retry_after_ms })),
+            Known::New { .. } | Known::Begun { .. } if !whole => {
+                self.uploads.insert(upload, Upload::Noting);
+                self.orders.push(HubOrder::Note { upload, episode });
+            }
             Known::New { present } => self.receive(upload, episode, bytes, &manifest, &present, Kept::default()),
             Known::Begun { present, kept } => self.receive(upload, episode, bytes, &manifest, &present, kept),
         }
@@ -489,6 +515,34 @@ mod tests {
         let orders = session.handle(HubEvent::Stored { upload: UPLOAD, receipt });
         assert_eq!(orders, [HubOrder::Reply { upload: UPLOAD, reply: UploadReply::Durable(receipt) }]);
         assert_eq!(session.open(), 0);
+    }
+
+    #[test]
+    fn a_description_is_noted_and_brings_neither_chunks_nor_a_commit() {
+        let manifest = manifest_of(&[b"a", b"b"]);
+        let describe = |session: &mut HubSession| {
+            let orders = session.handle(HubEvent::Described { upload: UPLOAD, manifest: manifest.encode() });
+            assert!(matches!(orders[..], [HubOrder::LookUp { .. }]));
+        };
+        let whole: BTreeSet<ChunkId> = [ChunkId::of(b"a"), ChunkId::of(b"b")].into();
+        // Although the store has all of its chunks: the robot has not offered the episode.
+        for present in [BTreeSet::new(), whole] {
+            let mut session = session();
+            describe(&mut session);
+            let orders = look_up(&mut session, Known::New { present });
+            assert_eq!(orders, [HubOrder::Note { upload: UPLOAD, episode: manifest.id() }]);
+            let orders = session.handle(HubEvent::Noted { upload: UPLOAD });
+            assert_eq!(orders, [HubOrder::Reply { upload: UPLOAD, reply: UploadReply::Noted }]);
+            assert_eq!(session.open(), 0);
+        }
+        let mut session = session();
+        describe(&mut session);
+        let _orders = look_up(&mut session, Known::New { present: BTreeSet::new() });
+        assert_eq!(receive(&mut session, chunk(b"a")), rejected(RejectReason::WrongChunk));
+        describe(&mut session);
+        let receipt = Receipt::sign(&manifest.tenant, manifest.id(), 1, &SigningKey::from_seed(&[1; 32]));
+        let orders = look_up(&mut session, Known::Durable(receipt));
+        assert_eq!(orders, [HubOrder::Reply { upload: UPLOAD, reply: UploadReply::Durable(receipt) }]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::agent::UploadClass;
-use crate::upload_policy::Window;
+use crate::upload_policy::{UploadMode, Window};
 
 const SECS_OF_DAY: u32 = 86_400;
 
@@ -26,6 +26,8 @@ pub struct UploadPolicy {
     pub windows: Vec<Window>,
     /// Whether every byte costs: then only episodes whose outcome is known are sent.
     pub metered: bool,
+    /// What is sent without being asked for.
+    pub mode: UploadMode,
 }
 
 /// The policy and the time of day, as far as it is known.
@@ -39,6 +41,11 @@ pub(super) struct Rules {
 impl Rules {
     pub(super) fn set_policy(&mut self, policy: UploadPolicy) {
         self.policy = policy;
+    }
+
+    /// Whether nothing but the manifest is sent of an episode that nobody asked for.
+    pub(super) fn describes(&self) -> bool {
+        self.policy.mode == UploadMode::MetadataFirst
     }
 
     pub(super) fn set_time(&mut self, secs_of_day: u32, now: Instant) {
@@ -91,7 +98,7 @@ mod tests {
 
     fn rules(windows: &[(u16, u16)]) -> Rules {
         let windows = windows.iter().map(|&(from, to)| Window::new(from * 60, to * 60).unwrap()).collect();
-        Rules { policy: UploadPolicy { windows, metered: false }, told: None }
+        Rules { policy: UploadPolicy { windows, ..UploadPolicy::default() }, told: None }
     }
 
     fn check(windows: &[(u16, u16)], hour: u32, open: bool, hours_to_change: u32) {

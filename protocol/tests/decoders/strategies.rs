@@ -27,7 +27,7 @@ use zunft_protocol::release::{
     AssignedRelease, Assignment, Lineage, Publisher, ReleaseFile, ReleaseManifest, Root, VersionFloor,
 };
 use zunft_protocol::snapshot::{Snapshot, SnapshotEpisode};
-use zunft_protocol::upload_policy::{HubPolicy, PushedPolicy, Window};
+use zunft_protocol::upload_policy::{HubPolicy, PushedPolicy, UploadMode, Window};
 
 /// One way to damage bytes.
 #[derive(Debug, Clone)]
@@ -394,14 +394,19 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         vec(tombstone(), 0..5).prop_map(Message::Evicted),
         vec(any::<u64>(), 0..5).prop_map(Message::EvictionsStored),
         pushed_policy().prop_map(Message::UploadPolicy),
+        bytes(200).prop_map(Message::Describe),
+        Just(Message::Noted),
+        vec(any::<[u8; 32]>().prop_map(EpisodeId::from_bytes), 0..5).prop_map(Message::Wanted),
     ]
 }
 
 pub(crate) fn pushed_policy() -> impl Strategy<Value = PushedPolicy> {
+    let mode = some(&[UploadMode::All, UploadMode::MetadataFirst]);
     let cap = || option::of(UPLOAD_BYTES_PER_SECOND_MIN..);
     let window = (0..1440_u16, 0..1440_u16).prop_filter_map("a window", |(from, to)| Window::new(from, to).ok());
-    let policy = (cap(), cap(), any::<bool>(), vec(window, 0..5), proptest::collection::btree_set(name(), 0..5));
-    let policy = policy.prop_map(|(max, acting, metered, windows, keep_on_site_tasks)| HubPolicy {
+    let policy = (mode, cap(), cap(), any::<bool>(), vec(window, 0..5), proptest::collection::btree_set(name(), 0..5));
+    let policy = policy.prop_map(|(mode, max, acting, metered, windows, keep_on_site_tasks)| HubPolicy {
+        mode,
         bytes_per_second_max: max,
         bytes_per_second_max_acting: acting,
         metered,

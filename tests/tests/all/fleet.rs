@@ -117,6 +117,11 @@ impl Fleet {
 
     /// Asks the hub's API, once it listens; it must answer with what was asked for.
     pub(crate) fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
+        serde_json::from_str(&self.tell(method, path, body)).unwrap()
+    }
+
+    /// Tells the hub's API something that it must take; returns the body of its answer.
+    pub(crate) fn tell(&self, method: &str, path: &str, body: &Value) -> String {
         let token = fs::read_to_string(self.folder.path().join("hub/pki/admin.token")).unwrap();
         let body = body.to_string();
         let request = format!(
@@ -129,8 +134,8 @@ impl Fleet {
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{method} {path}: {answer}");
-        serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+        assert!(answer.starts_with("HTTP/1.1 20"), "{method} {path}: {answer}");
+        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
     }
 
     /// Waits until agent `i` says so of itself.

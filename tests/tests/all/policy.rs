@@ -1,4 +1,6 @@
-//! An upload policy said at the hub's HTTP API: robots obey it, also when either process was killed, until it is cleared.
+//! Upload policy and requests for episodes, said at the hub's HTTP API: robots obey, also when a process was killed.
+
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use zunft_client::{Robot, Step};
@@ -78,4 +80,44 @@ fn a_policy_said_at_the_hub_holds_on_its_robot_through_kills_until_it_is_cleared
     stored.sort();
     recorded.sort();
     assert_eq!(stored, recorded);
+}
+
+#[test]
+fn metadata_first_leaves_episodes_on_their_robot_until_they_are_asked_for() {
+    let mut fleet = Fleet::start_with_api(1);
+    let set = fleet.ask("PUT", "/v1/upload-policy", &json!({"mode": "metadata-first"}));
+    wait_until_applied(&fleet, "r0", &set);
+    let episodes: Vec<EpisodeId> = (0..3).map(|_| record(&mut fleet.robot(0), "push")).collect();
+    let noted = |fleet: &Fleet| {
+        let listed = fleet.ask("GET", "/v1/noted-episodes", &Value::Null);
+        let states = listed["items"].as_array().unwrap().iter();
+        states
+            .map(|item| (item["ordinal"].as_u64().unwrap(), item["state"].as_str().unwrap().to_owned()))
+            .collect::<Vec<_>>()
+    };
+    let of = |states: &[(u64, &str)]| {
+        states.iter().map(|&(ordinal, state)| (ordinal, state.to_owned())).collect::<Vec<(u64, String)>>()
+    };
+    let wait_for_notes = |fleet: &Fleet, states: &[(u64, &str)]| {
+        eventually("the hub knows", || (noted(fleet) == of(states)).then_some(()));
+    };
+    wait_for_notes(&fleet, &[(0, "noted"), (1, "noted"), (2, "noted")]);
+    fleet.wait_for_status(0, "nothing left", |status| status["hub"]["episodes_noted"] == 3);
+    assert_eq!(fleet.ask("GET", "/v1/episodes", &Value::Null)["items"], json!([]), "known is not held");
+    assert_eq!(fleet.robot(0).status().unwrap()["spool"]["episodes_waiting"], 3);
+    assert_eq!(fleet.robot(0).status().unwrap()["hub"]["bytes_uploaded"], 0);
+
+    fleet.tell("POST", "/v1/noted-episodes/request", &json!({"episodes": [episodes[1]]}));
+    wait_for_notes(&fleet, &[(0, "noted"), (2, "noted")]);
+    fleet.wait_for_status(0, "one is safe", |status| status["spool"]["episodes_waiting"] == 2);
+
+    // A robot that is away is asked when it is back.
+    fleet.kill_agent(0);
+    fleet.tell("POST", "/v1/noted-episodes/request", &json!({"episodes": [episodes[2]]}));
+    wait_for_notes(&fleet, &[(0, "noted"), (2, "requested")]);
+    fleet.start_agent(0);
+    wait_for_notes(&fleet, &[(0, "noted")]);
+    fleet.wait_for_status(0, "two are safe", |status| status["spool"]["episodes_waiting"] == 1);
+    let stored: BTreeSet<EpisodeId> = fleet.stored().iter().map(|stored| stored.manifest.id()).collect();
+    assert_eq!(stored, [episodes[1], episodes[2]].into());
 }

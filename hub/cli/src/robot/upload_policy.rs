@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use zunft_protocol::ids::{RobotId, TaskName};
-use zunft_protocol::upload_policy::{HubPolicy, Window};
+use zunft_protocol::upload_policy::{HubPolicy, UploadMode, Window};
 
 use crate::api::RobotView;
 use crate::args::{HubArgs, JsonArgs};
@@ -16,9 +16,10 @@ use crate::output::Output;
 pub(crate) enum UploadPolicyCommand {
     /// Set what all robots may upload, or one.
     ///
-    /// It takes the place of what was set before, and of caps, metering and windows in the robots' own files, as a whole:
-    /// what is not given is free. Tasks that stay on site add to those of the files. A robot's own policy goes before that
-    /// of all robots. Connected robots obey at once, the others when they connect; it holds across their restarts.
+    /// It takes the place of what was set before, and of mode, caps, metering and windows in the robots' own files, as a
+    /// whole: what is not given is free. Tasks that stay on site add to those of the files. A robot's own policy goes
+    /// before that of all robots. Connected robots obey at once, the others when they connect; it holds across their
+    /// restarts.
     Set(SetArgs),
     /// Show what is set, and what holds on a robot.
     Show(ScopeArgs),
@@ -47,6 +48,9 @@ pub(crate) struct SetArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "What is allowed")]
 struct PolicyArgs {
+    /// Send manifests only, and the rest of an episode when somebody asks for it (`zunft data request`).
+    #[arg(long)]
+    metadata_first: bool,
     /// Most bytes a second to the hub, counted in UDP payload; at least 4096.
     #[arg(long, value_name = "BYTES")]
     bytes_per_second: Option<u64>,
@@ -111,6 +115,7 @@ pub(crate) fn run(command: UploadPolicyCommand) -> Result<(), Failure> {
 
 fn set(SetArgs { scope, policy }: SetArgs) -> Result<(), Failure> {
     let policy = HubPolicy {
+        mode: if policy.metadata_first { UploadMode::MetadataFirst } else { UploadMode::All },
         bytes_per_second_max: policy.bytes_per_second,
         bytes_per_second_max_acting: policy.bytes_per_second_acting,
         metered: policy.metered,
@@ -149,6 +154,9 @@ fn words(view: &PolicyView) -> String {
         return format!("no upload policy{cleared}");
     };
     let mut parts = vec![format!("revision {}", view.revision)];
+    if policy.mode == UploadMode::MetadataFirst {
+        parts.push("metadata first".to_owned());
+    }
     parts.push(match policy.bytes_per_second_max {
         Some(rate) => format!("at most {rate} bytes/s"),
         None => "no cap".to_owned(),
@@ -172,13 +180,14 @@ mod tests {
         assert_eq!(words(&view(0, None)), "no upload policy");
         assert_eq!(words(&view(3, None)), "no upload policy (cleared, revision 3)");
         let policy = HubPolicy {
+            mode: UploadMode::MetadataFirst,
             bytes_per_second_max: None,
             bytes_per_second_max_acting: Some(9000),
             metered: true,
             windows: vec![window("22:00-6:00").unwrap()],
             keep_on_site_tasks: ["weld".parse().unwrap()].into(),
         };
-        let said = "revision 4, no cap, at most 9000 bytes/s while acting, metered, in 22:00-06:00, weld stays on site";
+        let said = "revision 4, metadata first, no cap, at most 9000 bytes/s while acting, metered, in 22:00-06:00, weld stays on site";
         assert_eq!(words(&view(4, Some(policy))), said);
     }
 

@@ -26,6 +26,7 @@ fn report() -> Report {
 
 fn pushed_policy() -> PushedPolicy {
     let policy = HubPolicy {
+        mode: UploadMode::MetadataFirst,
         bytes_per_second_max: Some(100_000),
         bytes_per_second_max_acting: None,
         metered: true,
@@ -57,6 +58,14 @@ fn more_tombstones_than_allowed_are_refused_and_as_many_as_allowed_fit() {
     assert!(matches!(Message::decode(&more.encode()), Err(DecodeError::Body { .. })));
     let huge = Message::Evicted(vec![Tombstone { steps: u64::MAX, ..longest }]);
     assert!(matches!(Message::decode(&huge.encode()), Err(DecodeError::Body { .. })));
+}
+
+#[test]
+fn more_wanted_episodes_than_allowed_are_refused_and_as_many_as_allowed_fit() {
+    let of = |count| Message::Wanted(vec![EpisodeId::of(b"e"); count]);
+    assert_eq!(Message::decode(&of(WANTED_PER_MESSAGE_MAX).encode()), Ok(of(WANTED_PER_MESSAGE_MAX)));
+    let more = of(WANTED_PER_MESSAGE_MAX + 1).encode();
+    assert!(matches!(Message::decode(&more), Err(DecodeError::Body { .. })));
 }
 
 #[test]
@@ -93,6 +102,9 @@ fn messages() -> Vec<Message> {
         Message::Evicted(vec![tombstone_of(12), Tombstone { reason: EvictionReason::DiskFull, ..tombstone_of(13) }]),
         Message::EvictionsStored(vec![12, 13]),
         Message::UploadPolicy(pushed_policy()),
+        Message::Describe(vec![1, 2, 3]),
+        Message::Noted,
+        Message::Wanted(vec![EpisodeId::of(b"e"), EpisodeId::of(b"f")]),
     ]
 }
 
@@ -110,7 +122,7 @@ fn the_bytes_of_every_message_are_frozen() {
     assert_eq!(digests, FROZEN);
 }
 
-const FROZEN: [&str; 18] = [
+const FROZEN: [&str; 21] = [
     "e4eca8933f676538",
     "42ee7a76a9166f71",
     "8ffe19abb39ab40f",
@@ -128,7 +140,10 @@ const FROZEN: [&str; 18] = [
     "ef43d3ede8da37fc",
     "fb960636bfab80cd",
     "865f94594f6881fc",
-    "4b7b7895757dd4b6",
+    "3dfe7d240284a390",
+    "e7c90a32a76771d4",
+    "410b736493fa7c6d",
+    "c7644f2b52c5f96b",
 ];
 
 #[test]
@@ -221,6 +236,7 @@ fn the_largest_policy_fits_and_one_beyond_its_limits_is_malformed() {
     refused(HubPolicy { keep_on_site_tasks: (0..=KEPT_TASKS_MAX).map(task).collect(), ..largest.clone() });
     refused(HubPolicy { bytes_per_second_max: Some(4095), ..largest });
     let policy = HubPolicyV1 {
+        metadata_first: false,
         bytes_per_second_max: None,
         bytes_per_second_max_acting: None,
         metered: false,
@@ -251,13 +267,13 @@ proptest! {
     }
 
     #[test]
-    fn forged_bodies_never_panic(which in 0..18_usize, body in proptest::collection::vec(any::<u8>(), 0..300)) {
+    fn forged_bodies_never_panic(which in 0..21_usize, body in proptest::collection::vec(any::<u8>(), 0..300)) {
         let (message_type, _) = encode_body(&messages()[which]);
         let _message = Message::decode(&forged(message_type, &body));
     }
 
     #[test]
-    fn mutated_bodies_never_panic(which in 0..18_usize, at: prop::sample::Index, value: u8) {
+    fn mutated_bodies_never_panic(which in 0..21_usize, at: prop::sample::Index, value: u8) {
         let (message_type, mut body) = encode_body(&messages()[which]);
         if !body.is_empty() {
             let at = at.index(body.len());

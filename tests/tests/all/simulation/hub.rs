@@ -118,6 +118,7 @@ impl Fleet {
                     self.tell_hub(connection, HubEvent::LookedUp { upload, known });
                 }
                 HubOrder::Reply { upload, reply } => self.reply(connection, upload, reply),
+                HubOrder::Note { upload, .. } => self.tell_hub(connection, HubEvent::Noted { upload }),
                 HubOrder::SetDown { upload, chunks } => {
                     let tenant = self.tenant_of(connection);
                     if self.hub.full {
@@ -147,6 +148,7 @@ impl Fleet {
             UploadReply::Want(want) => Message::Want(want),
             UploadReply::Later(later) => Message::Later(later),
             UploadReply::Reject(reject) => Message::Reject(reject),
+            UploadReply::Noted => Message::Noted,
             UploadReply::Durable(mut receipt) => {
                 if self.chaotic() && self.rng.random_bool(0.02) {
                     receipt.signature[0] ^= 1;

@@ -305,6 +305,7 @@ impl Fleet {
         for order in orders {
             match order {
                 AgentOrder::Offer { episode, .. } => self.offer(robot, episode),
+                AgentOrder::Describe { episode, .. } => panic!("robot {robot} sends all, and describes {episode}"),
                 AgentOrder::Send { episode, want } => {
                     let agent = &self.robots[robot];
                     let (Some((_, sealed)), Some(connection)) = (agent.sealed(episode), agent.connection) else {
