@@ -451,7 +451,10 @@ async fn insert_chunks(
     named: &BTreeSet<ChunkId>,
     now_unix_ms: u64,
 ) -> Result<(), MetadataError> {
-    for chunks in pack.chunks.chunks(ROWS_PER_STATEMENT) {
+    // PostgreSQL does not update a row twice in one statement.
+    let mut listed = BTreeSet::new();
+    let chunks: Vec<&NewChunk> = pack.chunks.iter().filter(|chunk| listed.insert(chunk.id)).collect();
+    for chunks in chunks.chunks(ROWS_PER_STATEMENT) {
         let mut query = Statement::begin(
             "INSERT INTO chunks (tenant, chunk, pack, position, bytes, key_id, unnamed_unix_ms) VALUES ",
         );
