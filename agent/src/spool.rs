@@ -389,7 +389,8 @@ impl Spool {
     pub fn durable(&self, ordinal: u64, receipt: Vec<u8>) {
         let bytes = receipt.len();
         // A closed spool keeps the episode; it is offered again after the restart and found there.
-        drop(self.shared.mailbox.send(Command::Free { ordinal, receipt }, bytes));
+        // Who hears the hub does not wait for a disk; there are no more of these than uploads under way.
+        drop(self.shared.mailbox.send_at_once(Command::Free { ordinal, receipt }, bytes));
     }
 
     /// Of these recordings, those that the spool holds no longer as whole episodes.

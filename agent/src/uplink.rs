@@ -268,7 +268,8 @@ impl Uploads {
                     Outcome::Unknown => UploadClass::Bulk,
                 };
                 let (episode, ordinal, bytes) = (stored.episode, stored.ordinal, stored.chunk_bytes());
-                events.push(AgentEvent::Sealed { episode, class, ordinal, bytes });
+                let manifest_bytes = stored.manifest.bytes.into();
+                events.push(AgentEvent::Sealed { episode, class, ordinal, bytes, manifest_bytes });
                 self.episodes.insert(stored.episode, stored);
             }
         }

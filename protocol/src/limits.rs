@@ -103,7 +103,7 @@ pub const ASSIGNED_RELEASES_MAX: usize = 64;
 /// Uploads that one robot may have open at once.
 ///
 /// A hub commits in groups of some tens of milliseconds: so many small episodes fill a gigabit link meanwhile.
-pub const UPLOADS_IN_FLIGHT_MAX: usize = 256;
+pub const UPLOADS_IN_FLIGHT_MAX: usize = 512;
 
 /// Bytes of one upload that a hub holds in memory at most: beyond, it writes chunks down before the episode is whole.
 pub const UPLOAD_BYTES_HELD_MAX: u64 = 32 * 1024 * 1024;

@@ -40,14 +40,24 @@ impl<T> Mailbox<T> {
 
     /// Puts a message of about `bytes` in, waiting for room; gives it back when the mailbox is closed.
     pub(crate) fn send(&self, message: T, bytes: usize) -> Result<(), T> {
-        let bytes = bytes + MESSAGE_BYTES;
-        let mut queue = self.lock();
-        while !queue.closed && queue.bytes > 0 && queue.bytes + bytes > MAILBOX_BYTES_MAX {
-            queue = self.not_full.wait(queue).unwrap_or_else(PoisonError::into_inner);
-        }
+        let queue = self.lock();
+        let full = |queue: &mut Queue<T>| {
+            !queue.closed && queue.bytes > 0 && queue.bytes + bytes + MESSAGE_BYTES > MAILBOX_BYTES_MAX
+        };
+        let queue = self.not_full.wait_while(queue, full).unwrap_or_else(PoisonError::into_inner);
+        self.put(queue, message, bytes)
+    }
+
+    /// Puts a message in whether or not there is room, for who may not wait: the caller bounds how many there are.
+    pub(crate) fn send_at_once(&self, message: T, bytes: usize) -> Result<(), T> {
+        self.put(self.lock(), message, bytes)
+    }
+
+    fn put(&self, mut queue: MutexGuard<'_, Queue<T>>, message: T, bytes: usize) -> Result<(), T> {
         if queue.closed {
             return Err(message);
         }
+        let bytes = bytes + MESSAGE_BYTES;
         queue.bytes += bytes;
         queue.messages.push_back((message, bytes));
         drop(queue);

@@ -58,8 +58,8 @@ enum Event {
     Stop,
     Lost(String),
     Said(Result<Message, WireError>),
-    Replied { episode: EpisodeId, reply: UploadReply },
-    UploadEnded { episode: EpisodeId, result: Result<(), UploadError> },
+    Replied { upload: UploadId, reply: UploadReply },
+    UploadEnded { upload: UploadId, result: Result<(), UploadError> },
     SpoolChanged,
     ReleasesChanged,
     Fetch(Request),
@@ -69,9 +69,23 @@ enum Event {
     Wake,
 }
 
+/// An upload of an episode: what an earlier one has still to say is not for this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct UploadId {
+    episode: EpisodeId,
+    number: u64,
+}
+
+/// An upload under way.
+struct Under {
+    number: u64,
+    /// Dropped when the upload is given up.
+    wanted: mpsc::Sender<Want>,
+}
+
 /// A task's last words.
 struct Ended {
-    episode: Option<EpisodeId>,
+    upload: Option<UploadId>,
     result: Result<(), UploadError>,
 }
 
@@ -84,9 +98,11 @@ pub(super) struct Connection<'u> {
     requests: &'u mut mpsc::Receiver<Request>,
     control: SendStream,
     said: mpsc::Receiver<Result<Message, WireError>>,
-    replies: mpsc::Receiver<(EpisodeId, UploadReply)>,
-    reply_sender: mpsc::Sender<(EpisodeId, UploadReply)>,
-    wanted: BTreeMap<EpisodeId, mpsc::Sender<Want>>,
+    replies: mpsc::Receiver<(UploadId, UploadReply)>,
+    reply_sender: mpsc::Sender<(UploadId, UploadReply)>,
+    under_way: BTreeMap<EpisodeId, Under>,
+    /// Uploads so far: their numbers.
+    begun: u64,
     turns: UploadTurns,
     tasks: JoinSet<Ended>,
     spool_changes: watch::Receiver<u64>,
@@ -130,7 +146,7 @@ impl<'u> Connection<'u> {
         let (sender, said) = mpsc::channel(CONTROL_MESSAGES_MAX);
         tasks.spawn(async move {
             listen(receive, sender).await;
-            Ended { episode: None, result: Ok(()) }
+            Ended { upload: None, result: Ok(()) }
         });
         let (reply_sender, replies) = mpsc::channel(UPLOADS_IN_FLIGHT_MAX * 2);
         let mut spool_changes = services.spool.changes();
@@ -148,7 +164,8 @@ impl<'u> Connection<'u> {
             said,
             replies,
             reply_sender,
-            wanted: BTreeMap::new(),
+            under_way: BTreeMap::new(),
+            begun: 0,
             turns: UploadTurns::new(),
             tasks,
             spool_changes,
@@ -202,10 +219,10 @@ impl<'u> Connection<'u> {
             () = stop.cancelled() => Event::Stop,
             error = self.connection.closed() => Event::Lost(super::explain(&error)),
             Some(message) = self.said.recv() => Event::Said(message),
-            Some((episode, reply)) = self.replies.recv() => Event::Replied { episode, reply },
+            Some((upload, reply)) = self.replies.recv() => Event::Replied { upload, reply },
             Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => match ended {
-                Ok(Ended { episode: Some(episode), result }) => Event::UploadEnded { episode, result },
-                Ok(Ended { episode: None, .. }) => Event::Wake,
+                Ok(Ended { upload: Some(upload), result }) => Event::UploadEnded { upload, result },
+                Ok(Ended { upload: None, .. }) => Event::Wake,
                 Err(error) => Event::Lost(format!("a task failed: {error}")),
             },
             Ok(()) = self.release_changes.changed() => Event::ReleasesChanged,
@@ -231,24 +248,27 @@ impl<'u> Connection<'u> {
                 self.said(message?, now)?;
                 self.tell_evictions().await?;
             }
-            Event::Replied { episode, reply } => self.tell(AgentEvent::Replied { episode, reply }, now),
-            Event::UploadEnded { episode, result } => {
+            Event::Replied { upload, reply } => {
+                if self.is_under_way(upload) {
+                    self.tell(AgentEvent::Replied { episode: upload.episode, reply }, now);
+                }
+            }
+            Event::UploadEnded { upload, result } => {
                 // Who gave an upload up has forgotten it already, and may have begun it again.
-                if matches!(result, Err(UploadError::GivenUp)) {
+                if !self.is_under_way(upload) {
                     return Ok(());
                 }
-                // It may have been begun again: asked for right after it was described.
-                if self.wanted.get(&episode).is_some_and(mpsc::Sender::is_closed) {
-                    self.wanted.remove(&episode);
-                }
+                let episode = upload.episode;
+                self.under_way.remove(&episode);
                 if let Err(error) = result {
                     let reason = crate::text::chain(&error);
-                    if matches!(error, UploadError::Spool(_)) {
+                    if matches!(error, UploadError::Spool(_) | UploadError::Task) {
                         tracing::warn!(episode_id = %episode, reason, "an episode cannot be read back");
+                        self.tell(AgentEvent::Unreadable { episode }, now);
                     } else {
                         tracing::debug!(episode_id = %episode, reason, "upload broke");
+                        self.tell(AgentEvent::Broken { episode }, now);
                     }
-                    self.tell(AgentEvent::Broken { episode }, now);
                 }
             }
             Event::SpoolChanged => {
@@ -263,7 +283,7 @@ impl<'u> Connection<'u> {
                 let connection = self.connection.clone();
                 self.tasks.spawn(async move {
                     download::run(connection, request).await;
-                    Ended { episode: None, result: Ok(()) }
+                    Ended { upload: None, result: Ok(()) }
                 });
             }
             Event::ReportDue => self.report(now).await?,
@@ -398,6 +418,10 @@ impl<'u> Connection<'u> {
         self.services.state.window(session.is_open(now), session.noted() as u64);
     }
 
+    fn is_under_way(&self, upload: UploadId) -> bool {
+        self.under_way.get(&upload.episode).is_some_and(|under| under.number == upload.number)
+    }
+
     fn tell(&mut self, event: AgentEvent, now: Instant) {
         let orders = self.uploads.session.handle(event, now);
         self.carry_out(orders);
@@ -410,12 +434,12 @@ impl<'u> Connection<'u> {
                 AgentOrder::Describe { episode, priority } => self.offer(episode, priority, false),
                 AgentOrder::Send { episode, want } => {
                     // An upload that broke meanwhile says so itself.
-                    if let Some(wanted) = self.wanted.get(&episode) {
-                        drop(wanted.try_send(want));
+                    if let Some(upload) = self.under_way.get(&episode) {
+                        drop(upload.wanted.try_send(want));
                     }
                 }
                 AgentOrder::Close { episode } => {
-                    self.wanted.remove(&episode);
+                    self.under_way.remove(&episode);
                 }
                 AgentOrder::Free { episode, receipt } => {
                     if let Some(stored) = self.uploads.episodes.remove(&episode) {
@@ -437,7 +461,9 @@ impl<'u> Connection<'u> {
         let Some(stored) = self.uploads.episodes.get(&episode).cloned() else { return };
         let (wanted, wants) = mpsc::channel(1);
         let (reply_sender, mut own_replies) = mpsc::channel(1);
-        self.wanted.insert(episode, wanted);
+        self.begun += 1;
+        let id = UploadId { episode, number: self.begun };
+        self.under_way.insert(episode, Under { number: self.begun, wanted });
         let upload = Upload {
             connection: self.connection.clone(),
             spool: self.services.spool.clone(),
@@ -454,13 +480,13 @@ impl<'u> Connection<'u> {
         let sending = async move {
             let forward = async {
                 while let Some(reply) = own_replies.recv().await {
-                    if replies.send((episode, reply)).await.is_err() {
+                    if replies.send((id, reply)).await.is_err() {
                         break;
                     }
                 }
             };
             let (result, ()) = tokio::join!(upload.run(), forward);
-            Ended { episode: Some(episode), result }
+            Ended { upload: Some(id), result }
         };
         self.tasks.spawn(sending.instrument(span));
     }

@@ -1,6 +1,8 @@
 //! Whole agents against a small hub over real QUIC on loopback: the hub's session is the real one, its store a map.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -440,6 +442,47 @@ fn what_a_full_spool_gave_up_is_told_to_the_hub_and_the_rest_is_uploaded() {
     assert!(held.evicted.is_disjoint(&uploaded));
     assert!(held.evicted.union(&uploaded).copied().eq(0..6), "no gap is without a reason");
     drop(held);
+    agent.stop();
+}
+
+#[test]
+fn episodes_that_cannot_be_read_back_hold_up_no_other() {
+    const VALUES: u32 = 65_536;
+    let world = World::new();
+    let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let agent = world.agent(address);
+    let mut robot = world.program();
+    let features = vec![Feature::vector(OBSERVATION_STATE, VALUES), Feature::vector(ACTION, 1)];
+    let embodiment = Embodiment { name: "wide".into(), rate_hz: 20.0, features };
+    let (state, action) = (vec![0.5_f32; VALUES as usize], [1.0_f32]);
+    // Two fill what a fresh connection has under way, and go first.
+    let recorded = [("spoilt", Outcome::Failure), ("spoilt", Outcome::Failure), ("sound", Outcome::Unknown)];
+    let recorded = recorded.map(|(task, outcome)| {
+        let (task, actor) = (task.parse().unwrap(), BeginActor::Script);
+        robot.begin(&Begin { task, embodiment: embodiment.clone(), actor }).unwrap();
+        for time in 1..=4 {
+            let values = &[(&state).into(), (&action).into()];
+            robot.step(&Step { monotonic_ns: time, reward: None, intervention: false, values }).unwrap();
+        }
+        robot.end(outcome, EpisodeEnd::Terminated).unwrap().episode
+    });
+    let mut spoilt = 0;
+    for entry in std::fs::read_dir(world.folder.path().join("data/spool")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut file = File::options().read(true).write(true).open(&path).unwrap();
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).unwrap();
+        for (position, _) in bytes.windows(6).enumerate().filter(|(_, word)| word == b"spoilt") {
+            file.seek(SeekFrom::Start(position as u64)).unwrap();
+            file.write_all(b"SPOILT").unwrap();
+            spoilt += 1;
+        }
+    }
+    assert!(spoilt >= 2, "manifests are in the spool in the clear");
+    let hub = world.hub_again(address);
+    wait_for(&agent, "the receipt of the sound one", |status| status.hub.episodes_durable == 1);
+    assert_eq!(hub.held.lock().unwrap().episodes[0].id(), recorded[2]);
+    wait_for(&agent, "the freeing of the sound one, alone", |status| status.spool.episodes_waiting == 2);
     agent.stop();
 }
 

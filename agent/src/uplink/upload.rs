@@ -67,7 +67,11 @@ pub(super) struct Upload {
 impl Upload {
     /// Runs until the hub has said its last word on this stream, or the session gives the upload up.
     pub(super) async fn run(mut self) -> Result<(), UploadError> {
-        let (mut send, mut receive) = self.connection.open_bi().await.map_err(WireError::from)?;
+        let (mut send, mut receive) = tokio::select! {
+            streams = self.connection.open_bi() => streams.map_err(WireError::from)?,
+            // Before the hub's first answer, the session has nothing to say but that it gives the upload up.
+            _ = self.wanted.recv() => return Err(UploadError::GivenUp),
+        };
         // The priority of a stream that is still open never fails to be set.
         drop(send.set_priority(self.priority));
         let result = self.talk(&mut send, &mut receive).await;
@@ -83,13 +87,19 @@ impl Upload {
         let Self { connection, spool, state, episode, priority, whole, turns, wanted, replies } = self;
         let rank = (Reverse(*priority), episode.ordinal);
         let sender = Sender { connection, spool, state, episode, turns, rank };
-        let manifest = match spool.manifest_at_hand(episode) {
-            Some(manifest) => manifest,
-            None => read(spool, episode, Spool::read_manifest).await?,
+        let offering = async {
+            let manifest = match spool.manifest_at_hand(episode) {
+                Some(manifest) => manifest,
+                None => read(spool, episode, Spool::read_manifest).await?,
+            };
+            let first = if *whole { Message::Offer(manifest) } else { Message::Describe(manifest) };
+            patiently(connection, write_message(send, &first)).await?;
+            Ok::<_, UploadError>(answer(connection, receive).await?)
         };
-        let first = if *whole { Message::Offer(manifest) } else { Message::Describe(manifest) };
-        patiently(connection, write_message(send, &first)).await?;
-        let mut reply = answer(connection, receive).await?;
+        let mut reply = tokio::select! {
+            reply = offering => reply?,
+            _ = wanted.recv() => return Err(UploadError::GivenUp),
+        };
         loop {
             let more = matches!(reply, UploadReply::Want(_));
             replies.send(reply).await.map_err(|_| UploadError::GivenUp)?;

@@ -17,6 +17,9 @@ use crate::message::{PRIORITY_BULK, PRIORITY_LABELLED, PRIORITY_URGENT, Receipt,
 /// Longest wait that a hub's LATER can impose: beyond it, a confused hub would silence a robot.
 const LATER_MAX: Duration = Duration::from_secs(300);
 
+/// How long an episode that could not be read is left alone.
+const UNREADABLE_REST: Duration = Duration::from_secs(60);
+
 /// Shortest wait after a stream that broke without the connection breaking.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -49,6 +52,8 @@ pub enum UploadClass {
 }
 
 impl UploadClass {
+    const ALL: [Self; 3] = [Self::Urgent, Self::Labelled, Self::Bulk];
+
     /// Priority of its stream.
     pub fn priority(self) -> i32 {
         match self {
@@ -84,6 +89,8 @@ pub enum AgentEvent {
         ordinal: u64,
         /// Bytes of its chunks.
         bytes: u64,
+        /// Bytes of its manifest.
+        manifest_bytes: u64,
     },
     /// What the link carried of late; told again every now and then.
     Rate {
@@ -102,8 +109,13 @@ pub enum AgentEvent {
         /// Which.
         episodes: BTreeSet<EpisodeId>,
     },
-    /// An upload stream broke, or its episode could not be read.
+    /// An upload stream broke.
     Broken {
+        /// Which episode.
+        episode: EpisodeId,
+    },
+    /// An episode could not be read from the spool: it rests, and holds up no other.
+    Unreadable {
         /// Which episode.
         episode: EpisodeId,
     },
@@ -169,11 +181,18 @@ pub enum AgentOrder {
 /// Where an episode stands among those that wait: urgent ones first, then the oldest.
 type Place = (UploadClass, u64, EpisodeId);
 
+/// What an episode takes on its way.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    chunk_bytes: u64,
+    manifest_bytes: u64,
+}
+
 /// An upload under way.
 #[derive(Debug, Clone, Copy)]
 struct Open {
     place: Place,
-    bytes: u64,
+    size: Size,
     /// Whether chunks are on offer, too.
     whole: bool,
 }
@@ -181,7 +200,48 @@ struct Open {
 impl Open {
     /// What it may have under way at a time.
     fn bytes_held(&self) -> u64 {
-        if self.whole { self.bytes.min(UPLOAD_BYTES_HELD_MAX) } else { 0 }
+        if self.whole { self.size.chunk_bytes.min(UPLOAD_BYTES_HELD_MAX) } else { self.size.manifest_bytes }
+    }
+}
+
+/// The uploads under way, and what those of each class hold.
+#[derive(Debug, Default)]
+struct UnderWay {
+    open: BTreeMap<EpisodeId, Open>,
+    /// Number and bytes, by class.
+    held: [(usize, u64); UploadClass::ALL.len()],
+}
+
+impl UnderWay {
+    fn insert(&mut self, episode: EpisodeId, open: Open) {
+        let (count, bytes) = &mut self.held[open.place.0 as usize];
+        *count += 1;
+        *bytes += open.bytes_held();
+        self.open.insert(episode, open);
+    }
+
+    fn remove(&mut self, episode: EpisodeId) -> Option<Open> {
+        let open = self.open.remove(&episode)?;
+        let (count, bytes) = &mut self.held[open.place.0 as usize];
+        *count -= 1;
+        *bytes -= open.bytes_held();
+        Some(open)
+    }
+
+    /// Number and bytes of what is at least as urgent as `class`.
+    fn ahead_of(&self, class: UploadClass) -> (usize, u64) {
+        let ahead = &self.held[..=class as usize];
+        ahead.iter().fold((0, 0), |(counts, held), &(count, bytes)| (counts + count, held + bytes))
+    }
+
+    fn least_urgent(&self) -> Option<UploadClass> {
+        UploadClass::ALL.into_iter().rev().find(|&class| self.held[class as usize].0 > 0)
+    }
+
+    /// The youngest of the least urgent uploads, if they are less urgent than `class`.
+    fn overtaken_by(&self, class: UploadClass) -> Option<EpisodeId> {
+        let last = self.open.values().max_by_key(|open| open.place)?;
+        (last.place.0 > class).then_some(last.place.2)
     }
 }
 
@@ -192,11 +252,12 @@ pub struct AgentSession {
     receipt_keys: Vec<PublicKey>,
     connected: bool,
     not_before: Option<Instant>,
-    /// With the bytes of their chunks.
-    waiting: BTreeMap<Place, u64>,
-    open: BTreeMap<EpisodeId, Open>,
+    waiting: BTreeMap<Place, Size>,
+    /// What could not be read of late, and until when it is left alone.
+    resting: BTreeMap<EpisodeId, (Place, Size, Instant)>,
+    under_way: UnderWay,
     /// What the hub knows of and nobody asked for: kept until someone does.
-    noted: BTreeMap<EpisodeId, (Place, u64)>,
+    noted: BTreeMap<EpisodeId, (Place, Size)>,
     /// What somebody asked for.
     wanted: BTreeSet<EpisodeId>,
     /// Bytes that may be under way.
@@ -214,7 +275,8 @@ impl AgentSession {
             connected: false,
             not_before: None,
             waiting: BTreeMap::new(),
-            open: BTreeMap::new(),
+            resting: BTreeMap::new(),
+            under_way: UnderWay::default(),
             noted: BTreeMap::new(),
             wanted: BTreeSet::new(),
             window_bytes: WINDOW_BYTES_MIN,
@@ -230,7 +292,7 @@ impl AgentSession {
 
     /// Episodes that are not durable yet.
     pub fn pending(&self) -> usize {
-        self.waiting.len() + self.open.len() + self.noted.len()
+        self.waiting.len() + self.resting.len() + self.under_way.open.len() + self.noted.len()
     }
 
     /// Of them, those that the hub knows of and nobody asked for.
@@ -245,13 +307,16 @@ impl AgentSession {
             AgentEvent::Connected => self.connected = true,
             AgentEvent::Disconnected => {
                 self.connected = false;
-                let open = std::mem::take(&mut self.open).into_values();
-                self.waiting.extend(open.map(|Open { place, bytes, .. }| (place, bytes)));
+                let open = std::mem::take(&mut self.under_way).open.into_values();
+                self.waiting.extend(open.map(|Open { place, size, .. }| (place, size)));
                 self.window_bytes = WINDOW_BYTES_MIN;
             }
-            AgentEvent::Sealed { episode, class, ordinal, bytes } => {
-                if !self.open.contains_key(&episode) && !self.noted.contains_key(&episode) {
-                    self.waiting.insert((class, ordinal, episode), bytes);
+            AgentEvent::Sealed { episode, class, ordinal, bytes, manifest_bytes } => {
+                let known = self.under_way.open.contains_key(&episode)
+                    || self.noted.contains_key(&episode)
+                    || self.resting.contains_key(&episode);
+                if !known {
+                    self.waiting.insert((class, ordinal, episode), Size { chunk_bytes: bytes, manifest_bytes });
                 }
             }
             AgentEvent::Rate { bytes_per_sec } => {
@@ -265,12 +330,19 @@ impl AgentSession {
                 for episode in episodes {
                     self.wanted.remove(&episode);
                     self.noted.remove(&episode);
-                    if self.open.remove(&episode).is_some() {
+                    self.resting.remove(&episode);
+                    if self.under_way.remove(episode).is_some() {
                         self.orders.push(AgentOrder::Close { episode });
                     }
                 }
             }
             AgentEvent::Broken { episode } => self.put_back(episode, now + RETRY_AFTER),
+            AgentEvent::Unreadable { episode } => {
+                if let Some(Open { place, size, .. }) = self.under_way.remove(episode) {
+                    self.resting.insert(episode, (place, size, now + UNREADABLE_REST));
+                    self.orders.push(AgentOrder::Close { episode });
+                }
+            }
             AgentEvent::Wanted { episodes } => self.want(episodes),
             AgentEvent::Policy(policy) => {
                 self.rules.set_policy(policy);
@@ -300,20 +372,20 @@ impl AgentSession {
     pub fn wake_at(&self, now: Instant) -> Option<Instant> {
         let offer_at = self.next_place().filter(|_| self.rules.open(now)).and(self.not_before);
         let edge_at = self.rules.changes_at(now);
-        if self.connected { offer_at.into_iter().chain(edge_at).min() } else { None }
+        let rested_at = self.resting.values().map(|&(.., until)| until).min();
+        if self.connected { offer_at.into_iter().chain(edge_at).chain(rested_at).min() } else { None }
     }
 
     /// The episode to offer next, if there is room for it.
     fn next_place(&self) -> Option<Place> {
-        let (&place, &bytes) = self.waiting.first_key_value()?;
+        let (&place, &size) = self.waiting.first_key_value()?;
         let (class, _, episode) = place;
-        if !self.rules.sends(class) || self.open.len() >= class.in_flight_max() {
+        if !self.rules.sends(class) || self.under_way.open.len() >= class.in_flight_max() {
             return None;
         }
         // What is less urgent is overtaken, so it takes no room.
-        let ahead = self.open.values().filter(|open| open.place.0 <= class);
-        let (count, held) = ahead.fold((0, 0), |(count, held), open| (count + 1, held + open.bytes_held()));
-        let next = Open { place, bytes, whole: self.whole(episode) };
+        let (count, held) = self.under_way.ahead_of(class);
+        let next = Open { place, size, whole: self.whole(episode) };
         (count < UPLOADS_OPEN_MIN || held + next.bytes_held() <= self.window_bytes).then_some(place)
     }
 
@@ -325,7 +397,7 @@ impl AgentSession {
     fn want(&mut self, episodes: Vec<EpisodeId>) {
         for episode in episodes {
             // What this robot does not hold yet, it may find in its spool; a hub asks again on every connection.
-            if self.wanted.len() < WANTED_PER_MESSAGE_MAX {
+            if self.wanted.len() < WANTED_PER_MESSAGE_MAX || self.noted.contains_key(&episode) {
                 self.wanted.insert(episode);
                 self.waiting.extend(self.noted.remove(&episode));
             }
@@ -334,38 +406,37 @@ impl AgentSession {
 
     /// The hub knows of an episode. That frees nothing.
     fn noted_by_hub(&mut self, episode: EpisodeId, now: Instant) {
-        let Some(&Open { place, bytes, whole }) = self.open.get(&episode) else { return };
+        let Some(&Open { place, size, whole }) = self.under_way.open.get(&episode) else { return };
         if whole || self.whole(episode) {
             // No answer to an offer, or asked for meanwhile.
             self.put_back(episode, now + RETRY_AFTER);
         } else {
-            self.open.remove(&episode);
-            self.noted.insert(episode, (place, bytes));
+            self.under_way.remove(episode);
+            self.noted.insert(episode, (place, size));
         }
     }
 
     fn replied(&mut self, episode: EpisodeId, reply: UploadReply, now: Instant) {
         // A reply on a stream that was given up says nothing about the offer that followed.
-        if !self.open.contains_key(&episode) {
-            return;
-        }
+        let Some(&Open { place: (class, ..), whole, .. }) = self.under_way.open.get(&episode) else { return };
         match reply {
             UploadReply::Noted => self.noted_by_hub(episode, now),
-            UploadReply::Want(_) if !self.open[&episode].whole => self.put_back(episode, now + LATER_MAX),
+            UploadReply::Want(_) if !whole => self.put_back(episode, now + LATER_MAX),
             UploadReply::Want(want) => self.orders.push(AgentOrder::Send { episode, want }),
             UploadReply::Later(later) => {
                 let wait = Duration::from_millis(u64::from(later.retry_after_ms)).min(LATER_MAX);
                 self.put_back(episode, now + wait);
+                self.make_room_at_the_hub(class, now + wait);
             }
             UploadReply::Reject(reject) => {
                 self.wanted.remove(&episode);
-                self.open.remove(&episode);
+                self.under_way.remove(episode);
                 self.orders.push(AgentOrder::Quarantine { episode, reason: reject.reason });
             }
             UploadReply::Durable(receipt) => {
                 if receipt.episode == episode && receipt.verify(&self.tenant, &self.receipt_keys) {
                     self.wanted.remove(&episode);
-                    self.open.remove(&episode);
+                    self.under_way.remove(episode);
                     self.orders.push(AgentOrder::Free { episode, receipt });
                 } else {
                     self.put_back(episode, now + LATER_MAX);
@@ -375,32 +446,50 @@ impl AgentSession {
     }
 
     fn put_back(&mut self, episode: EpisodeId, not_before: Instant) {
-        if let Some(Open { place, bytes, .. }) = self.open.remove(&episode) {
-            self.waiting.insert(place, bytes);
+        if let Some(Open { place, size, .. }) = self.under_way.remove(episode) {
+            self.waiting.insert(place, size);
             self.not_before = Some(self.not_before.map_or(not_before, |other| other.max(not_before)));
             self.orders.push(AgentOrder::Close { episode });
         }
     }
 
+    /// A hub that has no room for what is urgent may have given it to this robot's long bulk uploads: one of them ends
+    /// here. What it has set down of that stays.
+    fn make_room_at_the_hub(&mut self, class: UploadClass, not_before: Instant) {
+        let behind = &self.under_way.held[class as usize + 1..];
+        if behind.iter().map(|(_, bytes)| bytes).sum::<u64>() < WINDOW_BYTES_MAX {
+            return;
+        }
+        if let Some(overtaken) = self.under_way.overtaken_by(class) {
+            self.put_back(overtaken, not_before);
+        }
+    }
+
     /// Does what the time and the policy allow.
     fn proceed(&mut self, now: Instant) {
-        if self.rules.open(now) {
-            self.close_unwanted(|rules, class| rules.sends(class));
+        let rested = self.resting.extract_if(.., |_, &mut (.., until)| until <= now);
+        self.waiting.extend(rested.map(|(_, (place, size, _))| (place, size)));
+        let open = self.rules.open(now);
+        self.close_unwanted(open);
+        if open {
             self.offer_next(now);
-        } else {
-            self.close_unwanted(|_, _| false);
         }
     }
 
     /// Gives up the uploads that are not to go on; the hub keeps what it has of them.
-    fn close_unwanted(&mut self, wanted: impl Fn(&Rules, UploadClass) -> bool) {
-        let rules = &self.rules;
-        let closed: Vec<Open> =
-            self.open.extract_if(.., |_, open| !wanted(rules, open.place.0)).map(|(_, open)| open).collect();
-        for Open { place, bytes, .. } in closed {
-            let (_, _, episode) = place;
-            self.waiting.insert(place, bytes);
-            self.orders.push(AgentOrder::Close { episode });
+    fn close_unwanted(&mut self, open: bool) {
+        let unwanted = |class: UploadClass| !open || !self.rules.sends(class);
+        // Rules that let the least urgent one go on let all go on.
+        if !self.under_way.least_urgent().is_some_and(unwanted) {
+            return;
+        }
+        let under_way = self.under_way.open.values();
+        let closed: Vec<EpisodeId> = under_way.filter(|open| unwanted(open.place.0)).map(|open| open.place.2).collect();
+        for episode in closed {
+            if let Some(Open { place, size, .. }) = self.under_way.remove(episode) {
+                self.waiting.insert(place, size);
+                self.orders.push(AgentOrder::Close { episode });
+            }
         }
     }
 
@@ -410,10 +499,10 @@ impl AgentSession {
         }
         self.not_before = None;
         while let Some(place) = self.next_place() {
-            let Some(bytes) = self.waiting.remove(&place) else { return };
+            let Some(size) = self.waiting.remove(&place) else { return };
             let (class, _, episode) = place;
             let (whole, priority) = (self.whole(episode), class.priority());
-            self.open.insert(episode, Open { place, bytes, whole });
+            self.under_way.insert(episode, Open { place, size, whole });
             self.orders.push(if whole {
                 AgentOrder::Offer { episode, priority }
             } else {
@@ -424,319 +513,4 @@ impl AgentSession {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::dsse::SigningKey;
-    use crate::message::{Later, Reject};
-    use crate::upload_policy::UploadMode;
-
-    struct Robot {
-        session: AgentSession,
-        now: Instant,
-    }
-
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "an Instant can only be had from the clock; tests move it themselves"
-    )]
-    fn robot() -> Robot {
-        let session = AgentSession::new("acme".parse().unwrap(), vec![hub_key().public()]);
-        Robot { session, now: Instant::now() }
-    }
-
-    fn hub_key() -> SigningKey {
-        SigningKey::from_seed(&[1; 32])
-    }
-
-    fn episode(n: u64) -> EpisodeId {
-        EpisodeId::of(&n.to_le_bytes())
-    }
-
-    impl Robot {
-        fn tell(&mut self, event: AgentEvent) -> Vec<AgentOrder> {
-            self.session.handle(event, self.now)
-        }
-
-        fn seal(&mut self, n: u64, class: UploadClass) -> Vec<AgentOrder> {
-            self.tell(AgentEvent::Sealed { episode: episode(n), class, ordinal: n, bytes: 1000 })
-        }
-
-        fn reply(&mut self, n: u64, reply: UploadReply) -> Vec<AgentOrder> {
-            self.tell(AgentEvent::Replied { episode: episode(n), reply })
-        }
-
-        fn wait(&mut self, wait: Duration) -> Vec<AgentOrder> {
-            self.now += wait;
-            self.session.handle_timeout(self.now)
-        }
-    }
-
-    fn offered(orders: &[AgentOrder]) -> Vec<EpisodeId> {
-        orders
-            .iter()
-            .filter_map(|order| if let AgentOrder::Offer { episode, .. } = order { Some(*episode) } else { None })
-            .collect()
-    }
-
-    fn durable(n: u64) -> UploadReply {
-        UploadReply::Durable(Receipt::sign(&"acme".parse().unwrap(), episode(n), 1, &hub_key()))
-    }
-
-    #[test]
-    fn nothing_is_offered_before_the_hub_answers_then_urgent_and_old_episodes_first() {
-        let mut robot = robot();
-        assert!(robot.seal(3, UploadClass::Bulk).is_empty());
-        assert!(robot.seal(5, UploadClass::Labelled).is_empty());
-        assert!(robot.seal(4, UploadClass::Labelled).is_empty());
-        let orders = robot.tell(AgentEvent::Connected);
-        assert_eq!(offered(&orders), [episode(4), episode(5), episode(3)]);
-    }
-
-    #[test]
-    fn only_a_valid_receipt_frees_an_episode() {
-        let mut robot = robot();
-        let _orders = robot.tell(AgentEvent::Connected);
-        let _orders = robot.seal(1, UploadClass::Bulk);
-        let forged = Receipt::sign(&"acme".parse().unwrap(), episode(1), 1, &SigningKey::from_seed(&[9; 32]));
-        assert_eq!(
-            robot.reply(1, UploadReply::Durable(forged)),
-            [AgentOrder::Close { episode: episode(1) }],
-            "a receipt of a stranger"
-        );
-        assert_eq!(offered(&robot.wait(LATER_MAX)), [episode(1)]);
-        let other = Receipt::sign(&"acme".parse().unwrap(), episode(2), 1, &hub_key());
-        assert_eq!(
-            robot.reply(1, UploadReply::Durable(other)),
-            [AgentOrder::Close { episode: episode(1) }],
-            "a receipt for another episode"
-        );
-        assert_eq!(offered(&robot.wait(LATER_MAX)), [episode(1)]);
-        assert!(matches!(robot.reply(1, durable(1))[..], [AgentOrder::Free { .. }]));
-        assert_eq!(robot.session.pending(), 0);
-    }
-
-    #[test]
-    fn a_reconnect_starts_again_at_the_offer() {
-        let mut robot = robot();
-        let _orders = robot.tell(AgentEvent::Connected);
-        let _orders = robot.seal(1, UploadClass::Bulk);
-        let want = Want { bitmap: vec![1], resume: Vec::new() };
-        assert_eq!(robot.reply(1, UploadReply::Want(want.clone())), [AgentOrder::Send { episode: episode(1), want }]);
-        assert!(robot.tell(AgentEvent::Disconnected).is_empty());
-        assert!(robot.reply(1, durable(1)).is_empty(), "a reply of the old connection");
-        assert_eq!(offered(&robot.tell(AgentEvent::Connected)), [episode(1)]);
-    }
-
-    #[test]
-    fn later_holds_back_every_offer_until_its_time() {
-        let mut robot = robot();
-        let _orders = robot.tell(AgentEvent::Connected);
-        let _orders = robot.seal(1, UploadClass::Bulk);
-        let later = UploadReply::Later(Later { retry_after_ms: 500 });
-        assert_eq!(robot.reply(1, later), [AgentOrder::Close { episode: episode(1) }]);
-        assert!(robot.seal(2, UploadClass::Labelled).is_empty());
-        assert_eq!(robot.session.wake_at(robot.now), Some(robot.now + Duration::from_millis(500)));
-        assert!(robot.wait(Duration::from_millis(499)).is_empty());
-        assert_eq!(offered(&robot.wait(Duration::from_millis(1))), [episode(2), episode(1)]);
-    }
-
-    #[test]
-    fn uploads_in_flight_are_bounded_and_each_end_lets_the_next_begin() {
-        let mut robot = robot();
-        let _orders = robot.tell(AgentEvent::Connected);
-        for n in 0..2 * UPLOADS_IN_FLIGHT_MAX as u64 {
-            let _orders = robot.seal(n, UploadClass::Labelled);
-        }
-        assert_eq!(robot.session.open.len(), UPLOADS_IN_FLIGHT_MAX);
-        assert_eq!(offered(&robot.reply(0, durable(0))), [episode(UPLOADS_IN_FLIGHT_MAX as u64)]);
-    }
-
-    #[test]
-    fn no_more_is_under_way_than_the_link_carries_soon() {
-        const MIB: u64 = 1 << 20;
-        let mut robot = robot();
-        let _orders = robot.tell(AgentEvent::Connected);
-        for n in 0..100 {
-            let large =
-                AgentEvent::Sealed { episode: episode(n), class: UploadClass::Labelled, ordinal: n, bytes: MIB };
-            let _orders = robot.tell(large);
-        }
-        assert_eq!(robot.session.open.len(), UPLOADS_OPEN_MIN, "one is committed while the next is sent");
-        let _orders = robot.tell(AgentEvent::Rate { bytes_per_sec: 4 * MIB });
-        assert_eq!(robot.session.open.len(), 8);
-        let _orders = robot.tell(AgentEvent::Rate { bytes_per_sec: 1 << 40 });
-        let open = WINDOW_BYTES_MAX / MIB;
-        assert_eq!(robot.session.open.len() as u64, open);
-        for _ in 0..10 {
-            let _orders = robot.tell(AgentEvent::Rate { bytes_per_sec: 0 });
-        }
-        for n in 0..open - 2 {
-            assert!(robot.reply(n, durable(n)).iter().all(|order| matches!(order, AgentOrder::Free { .. })));
-        }
-        assert_eq!(offered(&robot.reply(open - 2, durable(open - 2))), [episode(open)], "the link is slow again");
-    }
-
-    #[test]
-    fn what_is_less_urgent_takes_no_room_from_what_is_more() {
-        let mut robot = robot();
-        let _orders = robot.tell(AgentEvent::Connected);
-        let sealed = |n, class| AgentEvent::Sealed { episode: episode(n), class, ordinal: n, bytes: 1 << 30 };
-        for n in 0..4 {
-            let _orders = robot.tell(sealed(n, UploadClass::Bulk));
-        }
-        assert_eq!(robot.session.open.len(), UPLOADS_OPEN_MIN);
-        assert_eq!(offered(&robot.tell(sealed(10, UploadClass::Labelled))), [episode(10)]);
-        assert_eq!(offered(&robot.tell(sealed(11, UploadClass::Urgent))), [episode(11)]);
-    }
-
-    #[test]
-    fn an_episode_that_was_given_up_is_neither_offered_nor_freed() {
-        let mut robot = robot();
-        let _orders = robot.seal(1, UploadClass::Bulk);
-        assert!(robot.tell(AgentEvent::Withdrawn { episodes: [episode(1)].into() }).is_empty());
-        assert!(robot.tell(AgentEvent::Connected).is_empty());
-        let _orders = robot.seal(2, UploadClass::Bulk);
-        let close = [AgentOrder::Close { episode: episode(2) }];
-        assert_eq!(robot.tell(AgentEvent::Withdrawn { episodes: [episode(2)].into() }), close);
-        assert!(robot.reply(2, durable(2)).is_empty(), "its receipt comes too late");
-        assert_eq!(robot.session.pending(), 0);
-    }
-
-    #[test]
-    fn failures_go_first_and_bulk_always_leaves_them_places() {
-        let mut robot = robot();
-        let _orders = robot.tell(AgentEvent::Connected);
-        for n in 0..UPLOADS_IN_FLIGHT_MAX as u64 {
-            let _orders = robot.seal(n, UploadClass::Bulk);
-        }
-        assert_eq!(robot.session.open.len(), UPLOADS_IN_FLIGHT_MAX - PLACES_KEPT);
-        for n in 1000..1000 + PLACES_KEPT as u64 {
-            let orders = robot.seal(n, UploadClass::Urgent);
-            assert_eq!(orders, [AgentOrder::Offer { episode: episode(n), priority: PRIORITY_URGENT }]);
-        }
-        assert!(robot.seal(2000, UploadClass::Labelled).is_empty(), "now there is no place");
-        assert_eq!(offered(&robot.reply(1000, durable(1000))), [episode(2000)]);
-        assert!(robot.reply(2000, durable(2000)).iter().all(|order| !matches!(order, AgentOrder::Offer { .. })));
-    }
-
-    fn policy(metered: bool, windows: &[(u16, u16)]) -> AgentEvent {
-        let windows = windows.iter().map(|&(from, to)| crate::upload_policy::Window::new(from, to).unwrap());
-        AgentEvent::Policy(UploadPolicy { windows: windows.collect(), metered, ..UploadPolicy::default() })
-    }
-
-    #[test]
-    fn outside_its_windows_a_robot_offers_nothing_and_stops_what_is_under_way() {
-        let mut robot = robot();
-        let _orders = robot.tell(policy(false, &[(600, 660)]));
-        let _orders = robot.tell(AgentEvent::TimeOfDay { secs: 599 * 60 });
-        let _orders = robot.tell(AgentEvent::Connected);
-        assert!(robot.seal(1, UploadClass::Urgent).is_empty(), "ten o'clock is a minute away");
-        assert_eq!(robot.session.wake_at(robot.now), Some(robot.now + Duration::from_secs(60)));
-        assert_eq!(offered(&robot.wait(Duration::from_secs(60))), [episode(1)]);
-        assert_eq!(robot.session.wake_at(robot.now), Some(robot.now + Duration::from_secs(3600)));
-        assert_eq!(robot.wait(Duration::from_secs(3600)), [AgentOrder::Close { episode: episode(1) }]);
-        assert!(robot.reply(1, UploadReply::Later(Later { retry_after_ms: 1 })).is_empty());
-        let orders = robot.tell(AgentEvent::TimeOfDay { secs: 600 * 60 });
-        assert_eq!(offered(&orders), [episode(1)], "the clock was wrong, and is right now");
-    }
-
-    #[test]
-    fn a_closed_window_is_slept_through_although_a_wait_has_passed() {
-        let mut robot = robot();
-        let _orders = robot.tell(policy(false, &[(600, 660)]));
-        let _orders = robot.tell(AgentEvent::TimeOfDay { secs: 600 * 60 });
-        let _orders = robot.tell(AgentEvent::Connected);
-        let _orders = robot.seal(1, UploadClass::Bulk);
-        let _orders = robot.reply(1, UploadReply::Later(Later { retry_after_ms: 500 }));
-        assert_eq!(robot.session.wake_at(robot.now), Some(robot.now + Duration::from_millis(500)));
-        assert!(robot.wait(Duration::from_secs(3600)).is_empty());
-        assert_eq!(robot.session.wake_at(robot.now), Some(robot.now + Duration::from_secs(23 * 3600)));
-    }
-
-    #[test]
-    fn over_a_metered_link_only_labelled_episodes_go() {
-        let mut robot = robot();
-        let _orders = robot.tell(AgentEvent::Connected);
-        assert_eq!(offered(&robot.seal(1, UploadClass::Bulk)), [episode(1)]);
-        assert_eq!(robot.tell(policy(true, &[])), [AgentOrder::Close { episode: episode(1) }]);
-        assert_eq!(offered(&robot.seal(2, UploadClass::Labelled)), [episode(2)]);
-        assert!(offered(&robot.reply(2, durable(2))).is_empty(), "bulk waits for a better link");
-        assert_eq!(robot.session.pending(), 1);
-        assert_eq!(offered(&robot.tell(policy(false, &[]))), [episode(1)]);
-    }
-
-    fn metadata_first() -> AgentEvent {
-        AgentEvent::Policy(UploadPolicy { mode: UploadMode::MetadataFirst, ..UploadPolicy::default() })
-    }
-
-    fn described(orders: &[AgentOrder]) -> Vec<EpisodeId> {
-        let of = |order: &AgentOrder| {
-            if let AgentOrder::Describe { episode, .. } = order { Some(*episode) } else { None }
-        };
-        orders.iter().filter_map(of).collect()
-    }
-
-    #[test]
-    fn metadata_first_describes_and_keeps_until_somebody_asks() {
-        let mut robot = robot();
-        let _orders = robot.tell(metadata_first());
-        let _orders = robot.tell(AgentEvent::Connected);
-        assert_eq!(described(&robot.seal(1, UploadClass::Labelled)), [episode(1)]);
-        assert!(robot.reply(1, UploadReply::Noted).is_empty(), "known is not durable: nothing is freed");
-        assert_eq!((robot.session.pending(), robot.session.noted()), (1, 1));
-        assert!(robot.tell(AgentEvent::Disconnected).is_empty());
-        assert!(robot.tell(AgentEvent::Connected).is_empty(), "it is described once");
-        let wanted = AgentEvent::Wanted { episodes: vec![episode(7), episode(1)] };
-        assert_eq!(offered(&robot.tell(wanted)), [episode(1)]);
-        // Asked for before it was sealed, or found in the spool.
-        assert_eq!(offered(&robot.seal(7, UploadClass::Bulk)), [episode(7)]);
-        assert!(matches!(robot.reply(1, durable(1))[..], [AgentOrder::Free { .. }]));
-        assert_eq!(described(&robot.seal(8, UploadClass::Bulk)), [episode(8)]);
-    }
-
-    #[test]
-    fn what_is_asked_for_while_it_is_described_is_offered_then() {
-        let mut robot = robot();
-        let _orders = robot.tell(metadata_first());
-        let _orders = robot.tell(AgentEvent::Connected);
-        let _orders = robot.seal(1, UploadClass::Labelled);
-        assert!(robot.tell(AgentEvent::Wanted { episodes: vec![episode(1)] }).is_empty());
-        assert_eq!(robot.reply(1, UploadReply::Noted), [AgentOrder::Close { episode: episode(1) }]);
-        assert_eq!(offered(&robot.wait(RETRY_AFTER)), [episode(1)]);
-    }
-
-    #[test]
-    fn a_description_that_is_answered_with_a_want_sends_nothing() {
-        let mut robot = robot();
-        let _orders = robot.tell(metadata_first());
-        let _orders = robot.tell(AgentEvent::Connected);
-        let _orders = robot.seal(1, UploadClass::Labelled);
-        let want = UploadReply::Want(Want { bitmap: vec![1], resume: Vec::new() });
-        assert_eq!(robot.reply(1, want), [AgentOrder::Close { episode: episode(1) }]);
-    }
-
-    #[test]
-    fn another_mode_offers_what_was_noted_and_what_is_given_up_is_not_sent() {
-        let mut robot = robot();
-        let _orders = robot.tell(metadata_first());
-        let _orders = robot.tell(AgentEvent::Connected);
-        for n in 1..=2 {
-            let _orders = robot.seal(n, UploadClass::Labelled);
-            let _orders = robot.reply(n, UploadReply::Noted);
-        }
-        assert!(robot.tell(AgentEvent::Withdrawn { episodes: [episode(1)].into() }).is_empty());
-        assert!(robot.tell(AgentEvent::Wanted { episodes: vec![episode(1)] }).is_empty(), "it is gone");
-        assert_eq!(offered(&robot.tell(policy(false, &[]))), [episode(2)]);
-    }
-
-    #[test]
-    fn a_rejected_episode_is_kept_aside() {
-        let mut robot = robot();
-        let _orders = robot.tell(AgentEvent::Connected);
-        let _orders = robot.seal(1, UploadClass::Bulk);
-        let reject = UploadReply::Reject(Reject { reason: RejectReason::Conflict });
-        let expected = AgentOrder::Quarantine { episode: episode(1), reason: RejectReason::Conflict };
-        assert_eq!(robot.reply(1, reject), [expected]);
-        assert!(robot.wait(LATER_MAX).is_empty());
-    }
-}
+mod tests;

@@ -211,7 +211,8 @@ impl Fleet {
             Outcome::Unknown => UploadClass::Bulk,
         };
         let bytes = sealed.chunks.iter().map(|chunk| chunk.bytes.len() as u64).sum();
-        self.tell(robot, AgentEvent::Sealed { episode, class, ordinal, bytes });
+        let manifest_bytes = sealed.manifest.len() as u64;
+        self.tell(robot, AgentEvent::Sealed { episode, class, ordinal, bytes, manifest_bytes });
     }
 
     /// Power goes: what was not synced goes with it, but for what the disk happened to write already.
