@@ -108,6 +108,9 @@ pub const UPLOADS_IN_FLIGHT_MAX: usize = 512;
 /// Bytes of one upload that a hub holds in memory at most: beyond, it writes chunks down before the episode is whole.
 pub const UPLOAD_BYTES_HELD_MAX: u64 = 32 * 1024 * 1024;
 
+/// Most hashes between a receipt and the signature that it shares with others.
+pub const RECEIPT_PATH_MAX: usize = 20;
+
 /// Most chunks of one episode that a hub holds in part: a stream carries one chunk at a time, so each break leaves one.
 pub const RESUMES_MAX: usize = 16;
 

@@ -12,12 +12,14 @@
 
 pub mod codec;
 mod eviction;
+mod receipt;
 
-use crate::ids::{BootId, ChunkId, Digest, EmbodimentId, EpisodeId, KeyId, ReleaseId};
+use crate::ids::{BootId, ChunkId, Digest, EmbodimentId, EpisodeId, ReleaseId};
 use crate::upload_policy::PushedPolicy;
 
 pub use codec::{DecodeError, HEADER_BYTES, Header, MessageType, chunk_head};
 pub use eviction::{EvictionReason, Tombstone};
+pub use receipt::{Beside, Receipt, ReceiptVerifier};
 
 /// Priority of the control stream: reports and assignments overtake everything.
 pub const PRIORITY_CONTROL: i32 = 100;
@@ -265,48 +267,6 @@ pub struct ChunkRest {
     pub bytes: Vec<u8>,
 }
 
-/// The hub's signed word that an episode is durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Receipt {
-    /// Which episode.
-    pub episode: EpisodeId,
-    /// The hub's time when it became durable.
-    pub stored_unix_secs: u64,
-    /// Which assigner key signed.
-    pub key: KeyId,
-    /// Ed25519 over [`Receipt::signed_bytes`].
-    pub signature: [u8; 64],
-}
-
-impl Receipt {
-    /// What a receipt signs: a tag, the tenant, the episode and the time.
-    pub fn signed_bytes(tenant: &crate::TenantId, episode: EpisodeId, stored_unix_secs: u64) -> Vec<u8> {
-        let mut bytes = b"zunft receipt v1\0".to_vec();
-        bytes.extend_from_slice(tenant.as_str().as_bytes());
-        bytes.push(0);
-        bytes.extend_from_slice(episode.as_bytes());
-        bytes.extend_from_slice(&stored_unix_secs.to_le_bytes());
-        bytes
-    }
-
-    /// Signs a receipt.
-    pub fn sign(
-        tenant: &crate::TenantId,
-        episode: EpisodeId,
-        stored_unix_secs: u64,
-        key: &crate::dsse::SigningKey,
-    ) -> Self {
-        let signature = key.sign(&Self::signed_bytes(tenant, episode, stored_unix_secs));
-        Self { episode, stored_unix_secs, key: key.public().id(), signature }
-    }
-
-    /// Whether one of `keys` signed it for `tenant`.
-    pub fn verify(&self, tenant: &crate::TenantId, keys: &[crate::dsse::PublicKey]) -> bool {
-        let bytes = Self::signed_bytes(tenant, self.episode, self.stored_unix_secs);
-        keys.iter().any(|key| key.id() == self.key && key.verifies(&bytes, &self.signature))
-    }
-}
-
 /// A blob from an offset on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fetch {
@@ -326,7 +286,6 @@ pub struct Found {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dsse::SigningKey;
 
     #[test]
     fn want_marks_chunks_by_bit() {
@@ -336,17 +295,5 @@ mod tests {
         assert_eq!(want.count(), 2);
         let want = Want { resume: vec![Resume { chunk: 9, from: 70 }], ..want };
         assert_eq!((want.begins_at(0), want.begins_at(9)), (0, 70));
-    }
-
-    #[test]
-    fn receipts_hold_for_their_tenant_and_episode_only() {
-        let (key, other) = (SigningKey::from_seed(&[1; 32]), SigningKey::from_seed(&[2; 32]));
-        let tenant = "acme".parse().unwrap();
-        let receipt = Receipt::sign(&tenant, EpisodeId::of(b"e"), 7, &key);
-        assert!(receipt.verify(&tenant, &[other.public(), key.public()]));
-        assert!(!receipt.verify(&tenant, &[other.public()]));
-        assert!(!receipt.verify(&"evil".parse().unwrap(), &[key.public()]));
-        assert!(!Receipt { episode: EpisodeId::of(b"f"), ..receipt }.verify(&tenant, &[key.public()]));
-        assert!(!Receipt { stored_unix_secs: 8, ..receipt }.verify(&tenant, &[key.public()]));
     }
 }

@@ -54,7 +54,7 @@ async fn an_uploaded_episode_is_durable_listed_once_and_survives_a_restart() {
     assert_eq!(receipt.episode, episode.manifest.id());
     assert!(receipt.verify(&tenant(), &robot.root.assigners));
     let again = robot.offer(&episode.manifest).await;
-    assert_eq!(again.first, Message::Durable(receipt), "nothing is sent twice");
+    assert_eq!(again.first, Message::Durable(receipt.clone()), "nothing is sent twice");
     let mut other = episode.manifest.clone();
     other.outcome = Outcome::Failure;
     assert_eq!(robot.offer(&other).await.rejection(), Some(RejectReason::Conflict));

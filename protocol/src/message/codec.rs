@@ -14,8 +14,8 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::{
-    ChunkBytes, ChunkRest, EvictionReason, Fetch, Found, Later, Message, Receipt, Reject, RejectReason, ReleaseReport,
-    ReleaseState, Report, Resume, SignedObject, Tombstone, Want,
+    Beside, ChunkBytes, ChunkRest, EvictionReason, Fetch, Found, Later, Message, Receipt, Reject, RejectReason,
+    ReleaseReport, ReleaseState, Report, Resume, SignedObject, Tombstone, Want,
 };
 use crate::episode::Outcome;
 use crate::ids::{
@@ -23,7 +23,7 @@ use crate::ids::{
 };
 use crate::limits::{
     ASSIGNED_RELEASES_MAX, CHUNK_BYTES_MAX, EVICTIONS_PER_MESSAGE_MAX, MANIFEST_BYTES_MAX, MESSAGE_BYTES_MAX,
-    RESUMES_MAX, WANTED_PER_MESSAGE_MAX,
+    RECEIPT_PATH_MAX, RESUMES_MAX, WANTED_PER_MESSAGE_MAX,
 };
 use crate::upload_policy::{HubPolicy, PushedPolicy, UploadMode, Window};
 
@@ -80,7 +80,7 @@ message_types! {
     /// A chunk.
     Chunk = 20, 32 + CHUNK_BYTES_MAX;
     /// Safe.
-    Durable = 21, 256;
+    Durable = 21, 256 + 32 * RECEIPT_PATH_MAX;
     /// The end of a chunk.
     ChunkRest = 22, 36 + CHUNK_BYTES_MAX;
     /// A manifest, and no more.
@@ -381,8 +381,47 @@ struct RejectV1 {
 struct DurableV1 {
     episode: [u8; 32],
     stored_unix_secs: u64,
+    path: Vec<[u8; 32]>,
+    /// One bit for each of the path, the lowest first: set where it stands on the left.
+    on_the_left: u32,
     key: [u8; 16],
     signature: [u8; 64],
+}
+
+fn durable_body(receipt: &Receipt) -> DurableV1 {
+    let (mut path, mut on_the_left) = (Vec::with_capacity(receipt.path.len()), 0);
+    for (step, beside) in receipt.path.iter().enumerate() {
+        let (Beside::Left(digest) | Beside::Right(digest)) = beside;
+        path.push(*digest.as_bytes());
+        on_the_left |= u32::from(matches!(beside, Beside::Left(_))) << step;
+    }
+    DurableV1 {
+        episode: *receipt.episode.as_bytes(),
+        stored_unix_secs: receipt.stored_unix_secs,
+        path,
+        on_the_left,
+        key: *receipt.key.as_bytes(),
+        signature: receipt.signature,
+    }
+}
+
+/// None where the path is too long, or has sides beyond its end: a receipt is written in one way.
+fn receipt(body: DurableV1) -> Option<Receipt> {
+    let path = at_most(RECEIPT_PATH_MAX, body.path)?;
+    if body.on_the_left >> path.len() != 0 {
+        return None;
+    }
+    let beside = |(step, digest)| {
+        let digest = Digest::from_bytes(digest);
+        if body.on_the_left >> step & 1 == 1 { Beside::Left(digest) } else { Beside::Right(digest) }
+    };
+    Some(Receipt {
+        episode: EpisodeId::from_bytes(body.episode),
+        stored_unix_secs: body.stored_unix_secs,
+        path: path.into_iter().enumerate().map(beside).collect(),
+        key: KeyId::from_bytes(body.key),
+        signature: body.signature,
+    })
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -463,15 +502,7 @@ fn encode_body(message: &Message) -> (MessageType, Vec<u8>) {
             body.extend_from_slice(&rest.bytes);
             (MessageType::ChunkRest, body)
         }
-        Message::Durable(receipt) => {
-            let body = DurableV1 {
-                episode: *receipt.episode.as_bytes(),
-                stored_unix_secs: receipt.stored_unix_secs,
-                key: *receipt.key.as_bytes(),
-                signature: receipt.signature,
-            };
-            (MessageType::Durable, archive!(body))
-        }
+        Message::Durable(receipt) => (MessageType::Durable, archive!(durable_body(receipt))),
         Message::Fetch(fetch) => {
             (MessageType::Fetch, archive!(FetchV1 { digest: *fetch.digest.as_bytes(), offset: fetch.offset }))
         }
@@ -530,12 +561,7 @@ fn decode_body(message_type: MessageType, body: Vec<u8>) -> Result<Message, Deco
         }
         MessageType::Durable => {
             let body = unarchive!(DurableV1, message_type, &body);
-            Message::Durable(Receipt {
-                episode: EpisodeId::from_bytes(body.episode),
-                stored_unix_secs: body.stored_unix_secs,
-                key: KeyId::from_bytes(body.key),
-                signature: body.signature,
-            })
+            Message::Durable(receipt(body).ok_or_else(malformed)?)
         }
         MessageType::Fetch => {
             let body = unarchive!(FetchV1, message_type, &body);

@@ -12,7 +12,7 @@ use crate::TenantId;
 use crate::dsse::PublicKey;
 use crate::ids::EpisodeId;
 use crate::limits::{UPLOAD_BYTES_HELD_MAX, UPLOADS_IN_FLIGHT_MAX, WANTED_PER_MESSAGE_MAX};
-use crate::message::{PRIORITY_BULK, PRIORITY_LABELLED, PRIORITY_URGENT, Receipt, RejectReason, Want};
+use crate::message::{PRIORITY_BULK, PRIORITY_LABELLED, PRIORITY_URGENT, Receipt, ReceiptVerifier, RejectReason, Want};
 
 /// Longest wait that a hub's LATER can impose: beyond it, a confused hub would silence a robot.
 const LATER_MAX: Duration = Duration::from_secs(300);
@@ -248,8 +248,7 @@ impl UnderWay {
 /// The robot's upload decisions.
 #[derive(Debug)]
 pub struct AgentSession {
-    tenant: TenantId,
-    receipt_keys: Vec<PublicKey>,
+    receipts: ReceiptVerifier,
     connected: bool,
     not_before: Option<Instant>,
     waiting: BTreeMap<Place, Size>,
@@ -270,8 +269,7 @@ impl AgentSession {
     /// A session of `tenant` that trusts receipts of `receipt_keys` (the root's assigners).
     pub fn new(tenant: TenantId, receipt_keys: Vec<PublicKey>) -> Self {
         Self {
-            tenant,
-            receipt_keys,
+            receipts: ReceiptVerifier::new(tenant, receipt_keys),
             connected: false,
             not_before: None,
             waiting: BTreeMap::new(),
@@ -287,7 +285,7 @@ impl AgentSession {
 
     /// Trusts receipts of other keys from now on, after the root has changed.
     pub fn trust(&mut self, receipt_keys: Vec<PublicKey>) {
-        self.receipt_keys = receipt_keys;
+        self.receipts.trust(receipt_keys);
     }
 
     /// Episodes that are not durable yet.
@@ -434,7 +432,7 @@ impl AgentSession {
                 self.orders.push(AgentOrder::Quarantine { episode, reason: reject.reason });
             }
             UploadReply::Durable(receipt) => {
-                if receipt.episode == episode && receipt.verify(&self.tenant, &self.receipt_keys) {
+                if receipt.episode == episode && self.receipts.verify(&receipt) {
                     self.wanted.remove(&episode);
                     self.under_way.remove(episode);
                     self.orders.push(AgentOrder::Free { episode, receipt });

@@ -512,7 +512,7 @@ mod tests {
         };
         assert_eq!(orders, [commit]);
         let receipt = Receipt::sign(&manifest.tenant, manifest.id(), 1, &SigningKey::from_seed(&[1; 32]));
-        let orders = session.handle(HubEvent::Stored { upload: UPLOAD, receipt });
+        let orders = session.handle(HubEvent::Stored { upload: UPLOAD, receipt: receipt.clone() });
         assert_eq!(orders, [HubOrder::Reply { upload: UPLOAD, reply: UploadReply::Durable(receipt) }]);
         assert_eq!(session.open(), 0);
     }
@@ -541,7 +541,7 @@ mod tests {
         assert_eq!(receive(&mut session, chunk(b"a")), rejected(RejectReason::WrongChunk));
         describe(&mut session);
         let receipt = Receipt::sign(&manifest.tenant, manifest.id(), 1, &SigningKey::from_seed(&[1; 32]));
-        let orders = look_up(&mut session, Known::Durable(receipt));
+        let orders = look_up(&mut session, Known::Durable(receipt.clone()));
         assert_eq!(orders, [HubOrder::Reply { upload: UPLOAD, reply: UploadReply::Durable(receipt) }]);
     }
 
@@ -618,7 +618,7 @@ mod tests {
         let receipt = Receipt::sign(&manifest.tenant, manifest.id(), 1, &SigningKey::from_seed(&[1; 32]));
         let mut first = session();
         let _orders = offer(&mut first, &manifest);
-        let orders = look_up(&mut first, Known::Durable(receipt));
+        let orders = look_up(&mut first, Known::Durable(receipt.clone()));
         assert_eq!(orders, [HubOrder::Reply { upload: UPLOAD, reply: UploadReply::Durable(receipt) }]);
         let mut second = session();
         let _orders = offer(&mut second, &manifest);

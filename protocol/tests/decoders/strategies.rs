@@ -17,11 +17,11 @@ use zunft_protocol::episode::{
 use zunft_protocol::ids::{
     BootId, ChunkId, Digest, EmbodimentId, EpisodeId, KeyId, RecordingId, ReleaseId, SkillVersion, SnapshotId, TaskName,
 };
-use zunft_protocol::limits::{RESUMES_MAX, UPLOAD_BYTES_PER_SECOND_MIN};
+use zunft_protocol::limits::{RECEIPT_PATH_MAX, RESUMES_MAX, UPLOAD_BYTES_PER_SECOND_MIN};
 use zunft_protocol::local::{Act, Begin, BeginActor};
 use zunft_protocol::message::{
-    ChunkBytes, ChunkRest, EvictionReason, Fetch, Found, Later, Message, Receipt, Reject, RejectReason, ReleaseReport,
-    ReleaseState, Report, Resume, SignedObject, Tombstone, Want,
+    Beside, ChunkBytes, ChunkRest, EvictionReason, Fetch, Found, Later, Message, Receipt, Reject, RejectReason,
+    ReleaseReport, ReleaseState, Report, Resume, SignedObject, Tombstone, Want,
 };
 use zunft_protocol::release::{
     AssignedRelease, Assignment, Lineage, Publisher, ReleaseFile, ReleaseManifest, Root, VersionFloor,
@@ -334,10 +334,16 @@ fn report() -> impl Strategy<Value = Report> {
 }
 
 fn receipt() -> impl Strategy<Value = Receipt> {
-    (any::<[u8; 32]>(), any::<u64>(), any::<[u8; 16]>(), any::<[[u8; 32]; 2]>()).prop_map(
-        |(episode, stored_unix_secs, key, signature)| Receipt {
+    let beside = (any::<bool>(), any::<[u8; 32]>()).prop_map(|(left, digest)| {
+        let digest = Digest::from_bytes(digest);
+        if left { Beside::Left(digest) } else { Beside::Right(digest) }
+    });
+    let path = vec(beside, 0..=RECEIPT_PATH_MAX);
+    (any::<[u8; 32]>(), any::<u64>(), path, any::<[u8; 16]>(), any::<[[u8; 32]; 2]>()).prop_map(
+        |(episode, stored_unix_secs, path, key, signature)| Receipt {
             episode: EpisodeId::from_bytes(episode),
             stored_unix_secs,
+            path,
             key: KeyId::from_bytes(key),
             signature: signature.concat().try_into().expect("twice 32 bytes"),
         },

@@ -231,7 +231,7 @@ async fn replayed_offers_store_nothing_twice_and_take_no_more_than_their_share()
     let receipt = robot.upload(&stored).await.unwrap();
     for _ in 0..20 {
         let mut replay = robot.offer(&stored.manifest).await.unwrap();
-        assert_eq!(replay.hear().await.unwrap(), Message::Durable(receipt));
+        assert_eq!(replay.hear().await.unwrap(), Message::Durable(receipt.clone()));
     }
     // The same new episode on many streams at once: a bounded number is wanted, the rest is told to come later.
     let mut streams = Vec::new();
@@ -255,7 +255,7 @@ async fn replayed_offers_store_nothing_twice_and_take_no_more_than_their_share()
     }
     for stream in &mut streams[..UPLOADS_IN_FLIGHT_MAX] {
         let answer = stream.hear().await.unwrap();
-        assert!(matches!(answer, Message::Durable(receipt) if receipt.episode == open.manifest.id()), "{answer:?}");
+        assert!(matches!(&answer, Message::Durable(receipt) if receipt.episode == open.manifest.id()), "{answer:?}");
     }
     world.is_well(2).await;
     world.hub.shutdown().await;

@@ -90,7 +90,7 @@ async fn an_episode_larger_than_its_memory_is_set_down_in_parts_and_survives_a_r
         upload.send.write_all(&Message::Chunk(episode.chunks[index].clone()).encode()).await.unwrap();
     }
     let answer = upload.hear().await.unwrap();
-    assert!(matches!(answer, Message::Durable(receipt) if receipt.episode == episode.manifest.id()), "{answer:?}");
+    assert!(matches!(&answer, Message::Durable(receipt) if receipt.episode == episode.manifest.id()), "{answer:?}");
     let tenant = identity().tenant;
     for chunk in &episode.chunks {
         assert!(hub.chunk(&tenant, chunk.id).await.unwrap().unwrap() == chunk.bytes, "a chunk was altered");

@@ -90,6 +90,7 @@ fn messages() -> Vec<Message> {
         Message::Durable(Receipt {
             episode: EpisodeId::of(b"e"),
             stored_unix_secs: 9,
+            path: vec![Beside::Right(Digest::of(b"r")), Beside::Left(Digest::of(b"l"))],
             key: KeyId::from_bytes([1; 16]),
             signature: [2; 64],
         }),
@@ -131,7 +132,7 @@ const FROZEN: [&str; 21] = [
     "13aaffe405d2c0b4",
     "6c18def1497f1024",
     "3220f0faf804e998",
-    "c3d1c711f3786792",
+    "84c3dabe25d93d4b",
     "11fa7a9163681bb1",
     "63cbf9b63e690f81",
     "e1f0880ffbdeaa1b",
