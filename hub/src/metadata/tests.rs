@@ -405,6 +405,11 @@ async fn chunks_that_no_episode_names_are_forgotten_when_nobody_has_asked_for_th
         // The other one came at last.
         metadata.register_pack(&tenant(), &pack_of("e", &[&late]), later).await.unwrap();
         assert_eq!(metadata.forget_chunks(&tenant(), u64::MAX).await.unwrap(), 0);
+        // A listed episode's chunks were lost, and came back before it did.
+        metadata.replace_pack(&tenant(), Digest::of(b"a"), None, later).await.unwrap();
+        metadata.register_pack(&tenant(), &set_down("f", &named), later).await.unwrap();
+        metadata.register_pack(&tenant(), &whole, later).await.unwrap();
+        assert_eq!(metadata.forget_chunks(&tenant(), u64::MAX).await.unwrap(), 0, "named by what is listed");
         metadata.close().await;
     })
     .await;
