@@ -47,6 +47,7 @@ pub(super) async fn serve(
         send,
         manifest: None,
         budget: None,
+        chunk_bytes_max: 0,
         arriving,
         setting_down: None,
         chunks_kept: clock::now(),
@@ -87,6 +88,8 @@ struct UploadStream<'a> {
     manifest: Option<Box<Manifest>>,
     /// The memory that the episode's chunks take until they are committed: of the robot's part and of the whole.
     budget: Option<(BudgetShare, BudgetShare)>,
+    /// Bytes of the largest chunk that the hub lacks.
+    chunk_bytes_max: usize,
     /// The message under way.
     arriving: Arriving,
     /// Chunks on their way into the store, ahead of their episode. They get there even if the stream breaks.
@@ -114,7 +117,8 @@ impl UploadStream<'_> {
         loop {
             let event = match orders.pop_front() {
                 None => {
-                    let message = self.arriving.read(recv, &self.robot.progress).await?.ok_or(WireError::Ended)?;
+                    let reading = self.arriving.read_chunk(recv, &self.robot.progress, self.chunk_bytes_max);
+                    let message = reading.await?.ok_or(WireError::Ended)?;
                     if let Message::Chunk(chunk) = message {
                         HubEvent::Received { upload, chunk }
                     } else if let Message::ChunkRest(rest) = message {
@@ -172,8 +176,9 @@ impl UploadStream<'_> {
             return Ok(Known::New { present });
         }
         let present = self.keep_chunks(present).await?;
-        let missing: u64 =
-            manifest.chunks().filter(|chunk| !present.contains(&chunk.id)).map(|chunk| u64::from(chunk.bytes)).sum();
+        let missing = || manifest.chunks().filter(|chunk| !present.contains(&chunk.id)).map(|chunk| chunk.bytes);
+        self.chunk_bytes_max = missing().max().unwrap_or(0) as usize;
+        let missing: u64 = missing().map(u64::from).sum();
         let (services, key) = (&self.robot.services, self.robot.key());
         let kept = services.take_kept(&key, episode);
         let held = missing.min(UPLOAD_BYTES_HELD_MAX);
