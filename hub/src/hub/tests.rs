@@ -2,6 +2,7 @@
 
 mod resume;
 mod robot;
+mod set_down;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

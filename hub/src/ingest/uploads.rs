@@ -1,7 +1,7 @@
 //! One upload stream: carries out what the session orders, and brings it the answers.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use quinn::{RecvStream, SendStream};
@@ -86,8 +86,9 @@ struct UploadStream<'a> {
     send: SendStream,
     /// The manifest once it was admitted.
     manifest: Option<Box<Manifest>>,
-    /// The memory that the episode's chunks take until they are committed: of the robot's part and of the whole.
-    budget: Option<(BudgetShare, BudgetShare)>,
+    /// The memory that the episode's chunks take until they are committed: of the robot's part and of the whole. What
+    /// is on its way into the store holds it too, for that gets there even if the stream breaks.
+    budget: Option<Arc<(BudgetShare, BudgetShare)>>,
     /// Bytes of the largest chunk that the hub lacks.
     chunk_bytes_max: usize,
     /// The message under way.
@@ -183,7 +184,7 @@ impl UploadStream<'_> {
         let kept = services.take_kept(&key, episode);
         let held = missing.min(UPLOAD_BYTES_HELD_MAX);
         let own = self.robot.budget.reserve(held);
-        self.budget = own.and_then(|own| Some((own, services.reserve(held)?)));
+        self.budget = own.and_then(|own| Some(Arc::new((own, services.reserve(held)?))));
         if self.budget.is_none() {
             if let Some(kept) = kept {
                 services.keep(&key, episode, kept);
@@ -230,7 +231,7 @@ impl UploadStream<'_> {
         let submission = Submission { tenant: self.robot.identity.tenant.clone(), chunks, whole: None };
         let begun = match (self.set_down_before().await, self.robot.services.committer()) {
             (Err(error), _) => Err(error),
-            (Ok(()), Some(committer)) => committer.begin(submission).await,
+            (Ok(()), Some(committer)) => committer.begin(submission, self.budget.clone()).await,
             (Ok(()), None) => Err(CommitError::Stopped),
         };
         if let Some(manifest) = self.manifest.as_ref().filter(|_| self.chunks_kept.elapsed() >= KEPT_FOR) {

@@ -28,7 +28,8 @@ use super::{Store, StoreError, pack_key};
 use crate::clock;
 use crate::metadata::{Metadata, MetadataError, NewChunk, NewEpisode, NewPack, Registered};
 
-/// Submissions that wait: their bytes are bounded by the ingest budget, this bounds their number.
+/// Submissions that wait: their bytes are bounded by the ingest budget, of which each holds its part until it is
+/// answered; this bounds their number.
 const QUEUE_MAX: usize = 1024;
 
 /// Commits under way at a time: one is written while the other is synced and registered.
@@ -78,9 +79,13 @@ pub(crate) enum CommitError {
 
 type Answer = oneshot::Sender<Result<u64, CommitError>>;
 
+/// Memory that a submission takes; dropping it gives it back.
+type Memory = Box<dyn Send>;
+
 struct Waiting {
     submission: Submission,
     answer: Answer,
+    memory: Memory,
 }
 
 /// Hands episodes to the committing task.
@@ -151,13 +156,18 @@ impl Committer {
 
     /// Makes an episode or its chunks durable; returns since when they are, in milliseconds since 1970.
     pub(crate) async fn commit(&self, submission: Submission) -> Result<u64, CommitError> {
-        self.begin(submission).await?.ended().await
+        self.begin(submission, ()).await?.ended().await
     }
 
-    /// Hands a submission in, and does not wait for the disk.
-    pub(crate) async fn begin(&self, submission: Submission) -> Result<Committing, CommitError> {
+    /// Hands a submission in, and does not wait for the disk. `memory` is dropped when it is answered.
+    pub(crate) async fn begin(
+        &self,
+        submission: Submission,
+        memory: impl Send + 'static,
+    ) -> Result<Committing, CommitError> {
         let (answer, answered) = oneshot::channel();
-        self.queue.send(Waiting { submission, answer }).await.map_err(|_| CommitError::Stopped)?;
+        let memory = Box::new(memory);
+        self.queue.send(Waiting { submission, answer, memory }).await.map_err(|_| CommitError::Stopped)?;
         Ok(Committing(answered))
     }
 }
@@ -228,9 +238,9 @@ impl<R: Register> Places<R> {
         let tenant = &tenant;
         let (submissions, answers): (Vec<_>, Vec<_>) = group
             .into_iter()
-            .map(|Waiting { submission, answer }| {
+            .map(|Waiting { submission, answer, memory }| {
                 let whole = submission.whole.is_some();
-                (submission, (whole, answer))
+                (submission, (whole, answer, memory))
             })
             .unzip();
         let now = clock::unix_millis();
@@ -247,7 +257,7 @@ impl<R: Register> Places<R> {
             info!("experience is stored again");
         }
         let mut episodes = 0..;
-        for (whole, answer) in answers {
+        for (whole, answer, memory) in answers {
             let result = match &results {
                 Err(error) => Err(error.clone()),
                 Ok(_) if !whole => Ok(now),
@@ -257,6 +267,7 @@ impl<R: Register> Places<R> {
                     Some(Registered::ChunkMissing) | None => Err(CommitError::ChunkMissing),
                 },
             };
+            drop(memory);
             if answer.send(result).is_err() {
                 debug!("a robot left before its episode was durable; it will offer it again");
             }

@@ -195,6 +195,12 @@ impl Upload {
         read(&mut self.recv).await
     }
 
+    /// Ends the stream as a process that dies does, after all that it said; waits until the hub has let go of it.
+    pub(super) async fn break_off(mut self) {
+        self.send.finish().unwrap();
+        assert!(self.recv.read_to_end(1).await.unwrap().is_empty(), "an answer to a part of an episode");
+    }
+
     pub(super) fn rejection(&self) -> Option<RejectReason> {
         let Message::Reject(reject) = &self.first else { return None };
         Some(reject.reason)
