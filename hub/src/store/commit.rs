@@ -248,10 +248,7 @@ impl<R: Register> Places<R> {
         let _creating = store.creating().await;
         let results = match write_pack(&store, tenant, submissions).await {
             Err(error) => Err(self.store_failed(&error)),
-            Ok(pack) => match self.metadata.register(tenant, &pack, now).await {
-                Err(error) => Err(self.metadata_failed(&error)),
-                Ok(registered) => Ok(registered),
-            },
+            Ok(pack) => self.register(tenant, pack, now, answers.len()).await,
         };
         if results.is_ok() && self.failing.swap(false, Ordering::Relaxed) {
             info!("experience is stored again");
@@ -262,9 +259,10 @@ impl<R: Register> Places<R> {
                 Err(error) => Err(error.clone()),
                 Ok(_) if !whole => Ok(now),
                 Ok(registered) => match episodes.next().and_then(|index: usize| registered.get(index)) {
-                    Some(Registered::Stored { stored_unix_ms }) => Ok(*stored_unix_ms),
-                    Some(Registered::Conflict) => Err(CommitError::Conflict),
-                    Some(Registered::ChunkMissing) | None => Err(CommitError::ChunkMissing),
+                    Some(Ok(Registered::Stored { stored_unix_ms })) => Ok(*stored_unix_ms),
+                    Some(Ok(Registered::Conflict)) => Err(CommitError::Conflict),
+                    Some(Ok(Registered::ChunkMissing)) | None => Err(CommitError::ChunkMissing),
+                    Some(Err(error)) => Err(error.clone()),
                 },
             };
             drop(memory);
@@ -272,6 +270,38 @@ impl<R: Register> Places<R> {
                 debug!("a robot left before its episode was durable; it will offer it again");
             }
         }
+    }
+
+    /// Registers a durable pack of so many submissions. Where the database refuses what is in it, first its chunks and
+    /// then each episode alone: the one that is refused fails no other robot's.
+    async fn register(
+        &self,
+        tenant: &TenantId,
+        pack: NewPack,
+        now_unix_ms: u64,
+        submissions: usize,
+    ) -> Result<Vec<Result<Registered, CommitError>>, CommitError> {
+        match self.metadata.register(tenant, &pack, now_unix_ms).await {
+            Ok(registered) => return Ok(registered.into_iter().map(Ok).collect()),
+            Err(error) if submissions > 1 && error.is_refusal() => {
+                warn!(error = error_text(&error), "the database refuses what is in a pack; its episodes go one by one");
+            }
+            Err(error) => return Err(self.metadata_failed(&error)),
+        }
+        let NewPack { pack, bytes, chunks, episodes } = pack;
+        let chunks = NewPack { pack, bytes, chunks, episodes: Vec::new() };
+        if let Err(error) = self.metadata.register(tenant, &chunks, now_unix_ms).await {
+            return Err(self.metadata_failed(&error));
+        }
+        let mut results = Vec::with_capacity(episodes.len());
+        for episode in episodes {
+            let alone = NewPack { pack, bytes, chunks: Vec::new(), episodes: vec![episode] };
+            results.push(match self.metadata.register(tenant, &alone, now_unix_ms).await {
+                Ok(registered) => registered.into_iter().next().ok_or(CommitError::Failed),
+                Err(error) => Err(self.metadata_failed(&error)),
+            });
+        }
+        Ok(results)
     }
 
     fn store_failed(&self, error: &StoreError) -> CommitError {

@@ -267,7 +267,7 @@ async fn manifests_that_lie_are_rejected_and_blobs_of_others_are_missing() {
     let robot = world.robot("r1").await;
     let honest = Episode::new(&identity("r1"), 0, 2);
     type Lie = (&'static str, RejectReason, fn(&mut Manifest));
-    let lies: [Lie; 6] = [
+    let lies: [Lie; 7] = [
         ("another tenant", RejectReason::WrongIdentity, |manifest| manifest.tenant = "other".parse().unwrap()),
         ("another site", RejectReason::WrongIdentity, |manifest| manifest.site = "ulm".parse().unwrap()),
         ("another robot", RejectReason::WrongIdentity, |manifest| manifest.robot = "honest".parse().unwrap()),
@@ -282,6 +282,7 @@ async fn manifests_that_lie_are_rejected_and_blobs_of_others_are_missing() {
             manifest.steps = 100;
         }),
         ("steps that no chunk has", RejectReason::Malformed, |manifest| manifest.steps += 1),
+        ("a name that databases refuse", RejectReason::Malformed, |manifest| manifest.embodiment.name.push('\0')),
         ("no version that there is", RejectReason::Malformed, |manifest| manifest.version = 99),
     ];
     for (what, reason, lie) in lies {
