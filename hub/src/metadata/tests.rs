@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use zunft_protocol::Manifest;
 use zunft_protocol::episode::Outcome;
-use zunft_protocol::ids::{Digest, EpisodeId, RobotId, SnapshotId};
+use zunft_protocol::ids::{Digest, EpisodeId, RecordingId, RobotId, SnapshotId};
 use zunft_protocol::message::{EvictionReason, Tombstone};
 use zunft_protocol::upload_policy::{HubPolicy, PushedPolicy};
 use zunft_skills::data::ActorKind;
@@ -183,6 +184,19 @@ async fn a_robots_upload_policy_goes_before_its_tenants_and_revisions_only_grow(
     .await;
 }
 
+fn tombstone_of(manifest: &Manifest) -> Tombstone {
+    Tombstone {
+        recording: manifest.recording,
+        ordinal: manifest.ordinal,
+        task: manifest.task.clone(),
+        outcome: manifest.outcome,
+        interventions: false,
+        steps: 1,
+        bytes: 1,
+        reason: EvictionReason::Quota,
+    }
+}
+
 #[tokio::test]
 async fn what_is_noted_is_no_episode_until_it_has_come_and_is_asked_for_until_then() {
     each(async |database| {
@@ -215,21 +229,19 @@ async fn what_is_noted_is_no_episode_until_it_has_come_and_is_asked_for_until_th
         assert_eq!(asked, vec![robot.clone(); 3]);
         assert_eq!(wanted().await, ids[..3]);
         metadata.register_pack(&tenant(), &pack_of("a", &[&episodes[0]]), NOW).await.unwrap();
-        let manifest = &episodes[1].manifest;
-        let tombstone = Tombstone {
-            recording: manifest.recording,
-            ordinal: 1,
-            task: manifest.task.clone(),
-            outcome: manifest.outcome,
-            interventions: false,
-            steps: 1,
-            bytes: 1,
-            reason: EvictionReason::Quota,
-        };
+        let tombstone = tombstone_of(&episodes[1].manifest);
+        // The robot had another spool once, and gave up the third recording of that.
+        let earlier = Tombstone { recording: RecordingId::from_bytes([9; 16]), ordinal: 2, ..tombstone.clone() };
+        metadata.record_evictions(&tenant(), &robot, &[earlier], NOW).await.unwrap();
+        assert_eq!(wanted().await, ids[1..3]);
         metadata.record_evictions(&tenant(), &robot, &[tombstone], NOW).await.unwrap();
         assert_eq!(wanted().await, [ids[2]]);
         use NotedState::{GivenUp, Noted, Requested};
         assert_eq!(states().await, [(1, GivenUp), (2, Requested), (3, Noted)]);
+        let third = tombstone_of(&episodes[2].manifest);
+        metadata.record_evictions(&tenant(), &robot, &[third], NOW).await.unwrap();
+        assert_eq!(states().await[1], (2, GivenUp), "given up from both spools");
+        assert_eq!(metadata.evictions(&tenant(), &robot, Some(1), 10).await.unwrap().len(), 2);
         let other: zunft_protocol::TenantId = "other".parse().unwrap();
         assert_eq!(metadata.noted_episodes(&other, None, 10).await.unwrap(), []);
         assert!(metadata.request_episodes(&other, &ids[3..], NOW).await.is_err());
