@@ -35,6 +35,7 @@ pub use episodes::{EndingKind, EpisodeFilter, EpisodePage, EpisodeRecord, Locati
 pub(crate) use episodes::{NewChunk, NewEpisode, NewPack, Registered};
 pub use evictions::EvictionRecord;
 pub(crate) use inventory::{ListedEpisode, Replacement};
+pub(crate) use noted::WantedCursor;
 pub use noted::{NotedRecord, NotedState};
 pub use releases::ReleaseRecord;
 pub(crate) use robots::NewReport;

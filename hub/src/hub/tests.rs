@@ -3,6 +3,7 @@
 mod resume;
 mod robot;
 mod set_down;
+mod wanted;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

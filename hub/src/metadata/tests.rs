@@ -198,6 +198,39 @@ fn tombstone_of(manifest: &Manifest) -> Tombstone {
 }
 
 #[tokio::test]
+async fn what_never_comes_keeps_nothing_else_from_being_asked_for() {
+    each(async |database| {
+        let metadata = database.open().await;
+        let robot = identity("r1").robot;
+        metadata.add_robot(&identity("r1"), NOW).await.unwrap();
+        // The recordings of two spools: each number is there twice.
+        let mut ids = BTreeSet::new();
+        for number in 0..6 {
+            let mut manifest = episode("r1", number).manifest;
+            manifest.ordinal = number / 2;
+            metadata.note_episode(&tenant(), manifest.id(), &manifest, NOW).await.unwrap();
+            ids.insert((manifest.ordinal, manifest.id()));
+        }
+        let ids: Vec<EpisodeId> = ids.into_iter().map(|(_, id)| id).collect();
+        let mut asked = None;
+        let mut next = async |limit| {
+            let (wanted, last) = metadata.wanted_episodes(&tenant(), &robot, asked, limit).await.unwrap();
+            asked = last;
+            wanted
+        };
+        assert_eq!(next(3).await, []);
+        metadata.request_episodes(&tenant(), &ids[..5], NOW).await.unwrap();
+        assert_eq!(next(3).await, ids[..3]);
+        assert_eq!(next(3).await, [ids[3], ids[4], ids[0]], "what comes after, and then the first again");
+        metadata.request_episodes(&tenant(), &ids[5..], NOW).await.unwrap();
+        assert_eq!(next(5).await, ids[1..]);
+        assert_eq!(next(10).await, ids, "all of it, where it fits");
+        metadata.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_is_noted_is_no_episode_until_it_has_come_and_is_asked_for_until_then() {
     each(async |database| {
         let metadata = database.open().await;
@@ -214,7 +247,7 @@ async fn what_is_noted_is_no_episode_until_it_has_come_and_is_asked_for_until_th
             let noted = metadata.noted_episodes(&tenant(), None, 10).await.unwrap();
             noted.into_iter().map(|noted| (noted.ordinal, noted.state)).collect::<Vec<_>>()
         };
-        let wanted = async || metadata.wanted_episodes(&tenant(), &robot, 10).await.unwrap();
+        let wanted = async || metadata.wanted_episodes(&tenant(), &robot, None, 10).await.unwrap().0;
         let all = EpisodeFilter::default();
         assert_eq!(metadata.episode_count(&tenant(), &all).await.unwrap(), 0, "known is not held");
         let first = metadata.noted_episodes(&tenant(), None, 1).await.unwrap().remove(0);

@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use zunft_protocol::Manifest;
 use zunft_protocol::hello::{ALPN, HELLO_BYTES, Hello, HelloAnswer};
-use zunft_protocol::ids::{BootId, Digest, EmbodimentId};
+use zunft_protocol::ids::{BootId, Digest, EmbodimentId, EpisodeId};
 use zunft_protocol::message::{
     CloseCode, Fetch, HEADER_BYTES, Header, Message, Receipt, RejectReason, Report, Tombstone,
 };
@@ -110,6 +110,13 @@ impl TestRobot {
         let Message::UploadPolicy(pushed) = message else { panic!("{message:?} on the control stream") };
         self.allowed = pushed.clone();
         pushed
+    }
+
+    /// The next episodes that the hub asks for.
+    pub(super) async fn wanted(&mut self) -> Vec<EpisodeId> {
+        let message = read(&mut self.control.1).await;
+        let Message::Wanted(episodes) = message else { panic!("{message:?} on the control stream") };
+        episodes
     }
 
     /// Waits for a sign of life.
