@@ -11,6 +11,7 @@ CREATE TABLE evictions (
     bytes BIGINT NOT NULL,
     reason TEXT NOT NULL,
     told_unix_ms BIGINT NOT NULL,
-    PRIMARY KEY (tenant, robot, ordinal),
+    -- The ordinals of a robot begin anew where its spool was replaced.
+    PRIMARY KEY (tenant, robot, ordinal, recording),
     FOREIGN KEY (tenant, robot) REFERENCES robots (tenant, robot)
 );

@@ -5,6 +5,7 @@ CREATE TABLE noted_episodes (
     episode BYTEA NOT NULL,
     robot TEXT NOT NULL,
     ordinal BIGINT NOT NULL,
+    recording BYTEA NOT NULL,
     task TEXT NOT NULL,
     outcome TEXT NOT NULL,
     interventions BIGINT NOT NULL,

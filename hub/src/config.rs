@@ -159,7 +159,7 @@ pub struct LimitsConfig {
     /// Most bytes of experience that wait in memory for a commit, over all robots. Default: 256 MiB.
     ///
     /// Manifests of long episodes count four times. When it is reached, robots are told to offer again later. It is at
-    /// least 32 MiB more than `store.pack_bytes_max`. One robot gets a quarter of it, and at least 64 MiB.
+    /// least 64 MiB, and 32 MiB more than `store.pack_bytes_max`. One robot gets a quarter of it, and at least 64 MiB.
     pub ingest_bytes_max: usize,
     /// Most bytes of one episode; a larger one is rejected and stays on its robot. Default: 64 GiB.
     ///
@@ -359,9 +359,11 @@ impl HubConfig {
             return Err(ConfigError::Range { key: "limits.episode_bytes_max", found, allowed });
         }
         let found = self.limits.ingest_bytes_max as u64;
-        // An episode that fills a pack must fit beside its own manifest, or its robot would be put off for ever.
-        if found < pack_bytes_max + MANIFEST_MEMORY_MAX as u64 || found > 1 << 40 {
-            let allowed = "at least 33554432 (32 MiB) more than store.pack_bytes_max and at most 1 TiB";
+        // What an episode takes at most, and one that fills a pack, must fit beside its own manifest, or its robot would be
+        // put off for ever.
+        let held = pack_bytes_max.max(UPLOAD_BYTES_HELD_MAX);
+        if found < held + MANIFEST_MEMORY_MAX as u64 || found > 1 << 40 {
+            let allowed = "at least 33554432 (32 MiB) more than store.pack_bytes_max, at least 67108864 (64 MiB), and at most 1 TiB";
             return Err(ConfigError::Range { key: "limits.ingest_bytes_max", found, allowed });
         }
         self.store_place()?;
@@ -463,6 +465,12 @@ mod tests {
         assert!(refused("[store]\npack_bytes_max = 1").contains("store.pack_bytes_max"));
         assert!(refused("[limits]\nstall_secs = 0").contains("limits.stall_secs"));
         assert!(refused("[limits]\ningest_bytes_max = 67108864").contains("limits.ingest_bytes_max"));
+        // What one episode may take does not shrink with the packs.
+        let small =
+            |mib: usize| format!("[store]\npack_bytes_max = 8388608\n[limits]\ningest_bytes_max = {}", mib << 20);
+        assert!(refused(&small(63)).contains("limits.ingest_bytes_max"));
+        std::fs::write(&path, small(64)).unwrap();
+        HubConfig::load(Some(&path)).unwrap();
         assert!(matches!(HubConfig::load(Some(&folder.path().join("no"))), Err(ConfigError::Missing { .. })));
     }
 

@@ -35,6 +35,7 @@ pub use episodes::{EndingKind, EpisodeFilter, EpisodePage, EpisodeRecord, Locati
 pub(crate) use episodes::{NewChunk, NewEpisode, NewPack, Registered};
 pub use evictions::EvictionRecord;
 pub(crate) use inventory::{ListedEpisode, Replacement};
+pub(crate) use noted::WantedCursor;
 pub use noted::{NotedRecord, NotedState};
 pub use releases::ReleaseRecord;
 pub(crate) use robots::NewReport;
@@ -128,6 +129,11 @@ impl MetadataError {
         // SQLite's and PostgreSQL's code for it.
         let code = error.as_database_error().and_then(|error| error.code());
         disk_is_full(error) || code.is_some_and(|code| code == "13" || code == "53100")
+    }
+
+    /// Whether the database answered that it does not take what it was given, rather than that it cannot work.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::Database(_))) && !self.is_full()
     }
 }
 

@@ -150,6 +150,14 @@ pub enum EmbodimentError {
         /// The feature.
         feature: String,
     },
+    /// A name or unit that does not print: databases refuse some of these, and people do not see them.
+    #[error("{what} {name:?} of the embodiment holds a control character; leave it out")]
+    ControlCharacter {
+        /// What is named.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
     /// Two features of one name.
     #[error("feature {feature:?} appears twice; give each feature its own name")]
     Duplicate {
@@ -244,6 +252,7 @@ impl Embodiment {
         if !(self.rate_hz.is_finite() && self.rate_hz > 0.0) {
             return Err(EmbodimentError::Rate { name: self.name.clone(), rate_hz: self.rate_hz });
         }
+        printable("name", &self.name)?;
         for (i, feature) in self.features.iter().enumerate() {
             check_feature(feature)?;
             check_stream(feature)?;
@@ -299,11 +308,21 @@ impl Embodiment {
     }
 }
 
+fn printable(what: &'static str, name: &str) -> Result<(), EmbodimentError> {
+    if name.chars().any(char::is_control) {
+        return Err(EmbodimentError::ControlCharacter { what, name: name.to_owned() });
+    }
+    Ok(())
+}
+
 fn check_feature(feature: &Feature) -> Result<(), EmbodimentError> {
     let name = || feature.name.clone();
     if feature.name != ACTION && feature.name.strip_prefix(OBSERVATION_PREFIX).is_none_or(str::is_empty) {
         return Err(EmbodimentError::FeatureName { feature: name() });
     }
+    printable("feature", &feature.name)?;
+    feature.names.iter().try_for_each(|value| printable("value", value))?;
+    feature.units.iter().try_for_each(|unit| printable("unit", unit))?;
     // An encoded image is bounded by its bytes.
     let values_max = if feature.encoding.is_some() { IMAGE_VALUES_MAX } else { FEATURE_VALUES_MAX };
     let values = feature.shape.iter().try_fold(1_usize, |product, &dim| {
@@ -401,6 +420,26 @@ mod tests {
         refused(|e| e.features[1].name = OBSERVATION_STATE.into());
         refused(|e| e.rate_hz = 0.0);
         refused(|e| e.name = "x".repeat(EMBODIMENT_BYTES_MAX));
+    }
+
+    #[test]
+    fn names_that_do_not_print_are_refused() {
+        for unprintable in ["\0", "a\u{1b}[2J", "line\nline", "\u{85}"] {
+            let refused = |change: fn(&mut Embodiment, String)| {
+                let mut embodiment = sawyer();
+                change(&mut embodiment, unprintable.to_owned());
+                let error = embodiment.check().unwrap_err();
+                assert!(matches!(error, EmbodimentError::ControlCharacter { .. }), "{error}");
+                assert!(!error.to_string().contains(char::is_control), "{error}");
+            };
+            refused(|e, name| e.name = name);
+            refused(|e, name| e.features[0].name = format!("{OBSERVATION_PREFIX}{name}"));
+            refused(|e, name| e.features[1].names = vec![name; 4]);
+            refused(|e, name| e.features[1].units = vec![name]);
+        }
+        let mut greek = sawyer();
+        greek.name = "Arm aus Köln μ".into();
+        assert_eq!(greek.check(), Ok(()));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tracing::{info, warn};
 use zunft_protocol::Manifest;
-use zunft_protocol::ids::{Digest, EpisodeId, RobotId, TenantId};
+use zunft_protocol::ids::{ChunkId, Digest, EpisodeId, RobotId, TenantId};
 
 use super::FsckError;
 use super::examine::{Examined, examine};
@@ -32,15 +32,20 @@ pub(super) struct Adopted {
 }
 
 /// Registers the intact entries of packs, all chunks before any episode: an episode's may be in several.
+///
+/// Chunks that were `lost` and come back are named as they come: the episode that names them may be listed already, by
+/// a manifest in a pack that is none of the orphans. One that no episode names stays for good; that costs its room.
 pub(super) async fn adopt(
     store: &Store,
     metadata: &Metadata,
     tenant: &TenantId,
     orphans: &BTreeSet<Orphan>,
+    lost: &BTreeSet<ChunkId>,
 ) -> Result<Adopted, FsckError> {
     for orphan in orphans {
-        let examined = read(store, tenant, orphan.pack).await?;
-        metadata.register_pack(tenant, &examined.chunks(orphan.pack), orphan.written_unix_ms).await?;
+        let chunks = read(store, tenant, orphan.pack).await?.chunks(orphan.pack);
+        let back = chunks.chunks.iter().map(|chunk| chunk.id).filter(|id| lost.contains(id)).collect();
+        metadata.register_named(tenant, &chunks, back, orphan.written_unix_ms).await?;
     }
     let mut adopted = Adopted::default();
     for orphan in orphans {
@@ -89,7 +94,7 @@ pub(crate) async fn sweep(store: &Store, metadata: &Metadata, written_before_uni
                 warn!(%tenant, %pack, "a pack that nobody was told of is damaged; `zunft fsck --repair` moves it away");
             }
         }
-        let adopted = adopt(store, metadata, &tenant, &orphans).await?;
+        let adopted = adopt(store, metadata, &tenant, &orphans, &BTreeSet::new()).await?;
         if !orphans.is_empty() {
             info!(%tenant, packs = orphans.len(), episodes = adopted.stored, "packs of a hub that crashed are registered");
         }

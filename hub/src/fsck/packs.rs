@@ -185,7 +185,7 @@ impl Check<'_> {
                 }
             }
         }
-        let adopted = adopt(self.store, self.metadata, tenant, &damage.orphans).await?;
+        let adopted = adopt(self.store, self.metadata, tenant, &damage.orphans, &damage.lost).await?;
         for episode in adopted.rivals {
             self.report.findings.push(Finding::RivalEpisode { tenant: tenant.clone(), episode });
         }

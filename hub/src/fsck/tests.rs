@@ -229,6 +229,28 @@ async fn a_second_copy_in_an_orphan_heals_a_broken_chunk() {
 }
 
 #[tokio::test]
+async fn a_chunk_that_was_healed_is_named_and_no_sweep_takes_it() {
+    // The second copy may come with its manifest, or have been set down for another episode.
+    for with_manifests in [true, false] {
+        let world = World::new().await;
+        let (path, bytes) = world.registered_pack().await;
+        let (store, metadata) = world.open().await;
+        let set_down = |episode| Submission { whole: None, ..submission(episode) };
+        let again = |episode| if with_manifests { submission(episode) } else { set_down(episode) };
+        write_pack(&store, &tenant(), world.episodes.iter().map(again).collect()).await.unwrap();
+        metadata.close().await;
+        flip(&path, &bytes, 8);
+        let report = world.check(true).await;
+        assert!(report.is_sound(), "{report:?}");
+        let (store, metadata) = world.open().await;
+        forget(&store, &metadata, u64::MAX).await.unwrap();
+        metadata.close().await;
+        assert_eq!(world.served().await.len(), 10, "read back, with manifests in the second copy: {with_manifests}");
+        assert_eq!(world.check(false).await.findings, []);
+    }
+}
+
+#[tokio::test]
 async fn a_missing_pack_is_named_with_its_episodes_which_stay_listed() {
     let world = World::new().await;
     let (path, bytes) = world.registered_pack().await;

@@ -2,6 +2,8 @@
 
 mod resume;
 mod robot;
+mod set_down;
+mod wanted;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

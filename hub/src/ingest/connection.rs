@@ -23,7 +23,7 @@ use super::{Grouped, code, downloads, uploads};
 use crate::assignments::{self, Signing};
 use crate::clock;
 use crate::identity::RobotIdentity;
-use crate::metadata::{MetadataError, NewReport};
+use crate::metadata::{MetadataError, NewReport, WantedCursor};
 use crate::services::{
     Budget, BudgetShare, Change, LiveConnection, MANIFEST_MEMORY_FACTOR, MANIFEST_MEMORY_MAX, Services,
 };
@@ -156,8 +156,17 @@ pub(super) async fn run(
                 progress,
                 session,
             });
-            let conversation =
-                Conversation { robot, live, control, recorder, uploads: 0, accepted: None, sent: 0, allowed: None };
+            let conversation = Conversation {
+                robot,
+                live,
+                control,
+                recorder,
+                uploads: 0,
+                accepted: None,
+                sent: 0,
+                allowed: None,
+                asked: None,
+            };
             conversation.run(reports, stop, tasks).await
         }
     };
@@ -194,6 +203,8 @@ struct Conversation {
     sent: u64,
     /// The last revision of the upload policy sent on it.
     allowed: Option<u64>,
+    /// The last episode asked for on it.
+    asked: Option<WantedCursor>,
 }
 
 impl Conversation {
@@ -323,12 +334,15 @@ impl Conversation {
         Ok(())
     }
 
-    /// Asks for what somebody wants of the robot: the oldest first, and the rest when those have come.
+    /// Asks for what somebody wants of the robot, as much as fits a message, and the next time for what comes after: some
+    /// of it may never come.
     async fn send_wanted(&mut self) -> Result<(), EndReason> {
         let RobotIdentity { tenant, robot, .. } = &self.robot.identity;
         let metadata = &self.robot.services.metadata;
-        let wanted = metadata.wanted_episodes(tenant, robot, WANTED_PER_MESSAGE_MAX as u32).await?;
+        let limit = WANTED_PER_MESSAGE_MAX as u32;
+        let (wanted, last) = metadata.wanted_episodes(tenant, robot, self.asked, limit).await?;
         if !wanted.is_empty() {
+            self.asked = last;
             info!(episodes = wanted.len(), "the robot is asked for episodes");
             wire::write(&mut self.control, &Message::Wanted(wanted).encode(), self.robot.stall()).await?;
         }

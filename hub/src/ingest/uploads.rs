@@ -1,7 +1,7 @@
 //! One upload stream: carries out what the session orders, and brings it the answers.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use quinn::{RecvStream, SendStream};
@@ -47,6 +47,7 @@ pub(super) async fn serve(
         send,
         manifest: None,
         budget: None,
+        chunk_bytes_max: 0,
         arriving,
         setting_down: None,
         chunks_kept: clock::now(),
@@ -85,8 +86,11 @@ struct UploadStream<'a> {
     send: SendStream,
     /// The manifest once it was admitted.
     manifest: Option<Box<Manifest>>,
-    /// The memory that the episode's chunks take until they are committed: of the robot's part and of the whole.
-    budget: Option<(BudgetShare, BudgetShare)>,
+    /// The memory that the episode's chunks take until they are committed: of the robot's part and of the whole. What
+    /// is on its way into the store holds it too, for that gets there even if the stream breaks.
+    budget: Option<Arc<(BudgetShare, BudgetShare)>>,
+    /// Bytes of the largest chunk that the hub lacks.
+    chunk_bytes_max: usize,
     /// The message under way.
     arriving: Arriving,
     /// Chunks on their way into the store, ahead of their episode. They get there even if the stream breaks.
@@ -114,7 +118,8 @@ impl UploadStream<'_> {
         loop {
             let event = match orders.pop_front() {
                 None => {
-                    let message = self.arriving.read(recv, &self.robot.progress).await?.ok_or(WireError::Ended)?;
+                    let reading = self.arriving.read_chunk(recv, &self.robot.progress, self.chunk_bytes_max);
+                    let message = reading.await?.ok_or(WireError::Ended)?;
                     if let Message::Chunk(chunk) = message {
                         HubEvent::Received { upload, chunk }
                     } else if let Message::ChunkRest(rest) = message {
@@ -172,13 +177,14 @@ impl UploadStream<'_> {
             return Ok(Known::New { present });
         }
         let present = self.keep_chunks(present).await?;
-        let missing: u64 =
-            manifest.chunks().filter(|chunk| !present.contains(&chunk.id)).map(|chunk| u64::from(chunk.bytes)).sum();
+        let missing = || manifest.chunks().filter(|chunk| !present.contains(&chunk.id)).map(|chunk| chunk.bytes);
+        self.chunk_bytes_max = missing().max().unwrap_or(0) as usize;
+        let missing: u64 = missing().map(u64::from).sum();
         let (services, key) = (&self.robot.services, self.robot.key());
         let kept = services.take_kept(&key, episode);
         let held = missing.min(UPLOAD_BYTES_HELD_MAX);
         let own = self.robot.budget.reserve(held);
-        self.budget = own.and_then(|own| Some((own, services.reserve(held)?)));
+        self.budget = own.and_then(|own| Some(Arc::new((own, services.reserve(held)?))));
         if self.budget.is_none() {
             if let Some(kept) = kept {
                 services.keep(&key, episode, kept);
@@ -225,7 +231,7 @@ impl UploadStream<'_> {
         let submission = Submission { tenant: self.robot.identity.tenant.clone(), chunks, whole: None };
         let begun = match (self.set_down_before().await, self.robot.services.committer()) {
             (Err(error), _) => Err(error),
-            (Ok(()), Some(committer)) => committer.begin(submission).await,
+            (Ok(()), Some(committer)) => committer.begin(submission, self.budget.clone()).await,
             (Ok(()), None) => Err(CommitError::Stopped),
         };
         if let Some(manifest) = self.manifest.as_ref().filter(|_| self.chunks_kept.elapsed() >= KEPT_FOR) {
@@ -271,7 +277,10 @@ impl UploadStream<'_> {
             (Ok(()), None) => Err(CommitError::Stopped),
         };
         self.budget = None;
-        let receipt = committed.map(|stored_unix_ms| self.receipt(episode, stored_unix_ms));
+        let receipt = committed.map(|committed| {
+            let keys = self.robot.services.keys(&tenant)?;
+            Some(committed.receipt(&tenant, episode, &keys.assigner))
+        });
         match receipt {
             Ok(Some(receipt)) => {
                 info!(steps, bytes, "episode stored");

@@ -4,11 +4,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
-use zunft_protocol::message::{ChunkRest, DecodeError, HEADER_BYTES, Header, Message};
+use zunft_protocol::limits::MESSAGE_BYTES_MAX;
+use zunft_protocol::message::{ChunkRest, DecodeError, HEADER_BYTES, Header, Message, MessageType};
 
 /// What must move within `limits.stall_secs` on a stream that is in use, unless less is left: a peer that sends a byte
 /// now and then stands still.
 const PROGRESS_BYTES_MIN: usize = 4 * 1024;
+
+/// Most bytes that a chunk's message has before the chunk's own: its digest and from where on it is sent.
+const CHUNK_BEGIN_BYTES_MAX: usize = 36;
 
 /// Why a message did not arrive or leave.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +32,14 @@ pub(crate) enum WireError {
     /// A message that does not belong here.
     #[error("the robot sent a message that does not belong on this stream")]
     Unexpected,
+    /// A message larger than any that belongs here.
+    #[error("the robot announced a message of {bytes} bytes where at most {bytes_max} belong")]
+    TooLarge {
+        /// Bytes of its body.
+        bytes: usize,
+        /// The bound.
+        bytes_max: usize,
+    },
     /// No progress.
     #[error("nothing worth mentioning moved on the stream in time (config key limits.stall_secs)")]
     Stalled,
@@ -36,7 +48,7 @@ pub(crate) enum WireError {
 impl WireError {
     /// Whether the robot broke the protocol, rather than a link or a process.
     pub(crate) fn is_violation(&self) -> bool {
-        matches!(self, Self::Decode(_) | Self::Unexpected)
+        matches!(self, Self::Decode(_) | Self::Unexpected | Self::TooLarge { .. })
     }
 }
 
@@ -83,17 +95,24 @@ pub(crate) struct Arriving {
 }
 
 impl Arriving {
-    /// Reads one message; `None` where the stream ended between two.
-    pub(crate) async fn read(
+    /// Reads a chunk of at most so many bytes, or the end of one; `None` where the stream ended between two.
+    ///
+    /// Memory was reserved for such chunks alone: anything else is refused at its header.
+    pub(crate) async fn read_chunk(
         &mut self,
         stream: &mut RecvStream,
         progress: &Progress,
+        chunk_bytes_max: usize,
     ) -> Result<Option<Message>, WireError> {
         *self = Self::default();
         let mut header = [0; HEADER_BYTES];
         let Some(read) = progress.first(stream, &mut header).await? else { return Ok(None) };
         fill(stream, &mut header[read..], progress.stall).await?;
         let header = Header::decode(header)?;
+        if !matches!(header.message_type, MessageType::Chunk | MessageType::ChunkRest) {
+            return Err(WireError::Unexpected);
+        }
+        at_most(&header, CHUNK_BEGIN_BYTES_MAX + chunk_bytes_max)?;
         self.read_body(stream, header, progress.stall, &progress.bytes).await.map(Some)
     }
 
@@ -135,12 +154,20 @@ impl Arriving {
     }
 }
 
-/// Reads one message from a stream that may be quiet between two: the idle timeout ends silent connections.
+/// Reads one message from the control stream, which may be quiet between two: the idle timeout ends silent connections.
 pub(crate) async fn next_message(stream: &mut RecvStream, stall: Duration) -> Result<Option<Message>, WireError> {
     let mut header = [0; HEADER_BYTES];
     let Some(read) = stream.read(&mut header).await? else { return Ok(None) };
     fill(stream, &mut header[read..], stall).await?;
-    read_body(stream, Header::decode(header)?, stall).await.map(Some)
+    let header = Header::decode(header)?;
+    at_most(&header, MESSAGE_BYTES_MAX)?;
+    read_body(stream, header, stall).await.map(Some)
+}
+
+/// Refuses a message by its size, before memory is taken for it.
+fn at_most(header: &Header, bytes_max: usize) -> Result<(), WireError> {
+    let bytes = header.body_bytes;
+    if bytes > bytes_max { Err(WireError::TooLarge { bytes, bytes_max }) } else { Ok(()) }
 }
 
 /// Reads a message's header, so that its size is known before memory is taken for it.

@@ -396,6 +396,17 @@ impl Metadata {
         pack: &NewPack,
         now_unix_ms: u64,
     ) -> Result<Vec<Registered>, MetadataError> {
+        self.register_named(tenant, pack, BTreeSet::new(), now_unix_ms).await
+    }
+
+    /// The same, and `named` are chunks that episodes name which are listed already, whoever's pack they come in.
+    pub(crate) async fn register_named(
+        &self,
+        tenant: &TenantId,
+        pack: &NewPack,
+        mut named: BTreeSet<ChunkId>,
+        now_unix_ms: u64,
+    ) -> Result<Vec<Registered>, MetadataError> {
         let mut transaction = self.begin().await?;
         query(
             "INSERT INTO packs (tenant, pack, bytes, stored_unix_ms) VALUES ($1, $2, $3, $4) \
@@ -416,10 +427,15 @@ impl Metadata {
         let held: BTreeSet<ChunkId> = pack.chunks.iter().map(|chunk| chunk.id).collect();
         let mut registered = Vec::with_capacity(pack.episodes.len());
         let mut new = Vec::with_capacity(pack.episodes.len());
-        let mut named = BTreeSet::new();
         for episode in &pack.episodes {
             let outcome = if let Some(&(id, stored_unix_ms)) = stored.get(&episode.manifest.recording) {
-                if id == episode.id { Registered::Stored { stored_unix_ms } } else { Registered::Conflict }
+                if id == episode.id {
+                    // Its chunks may have come back after they were lost.
+                    named.extend(episode.manifest.chunks().map(|chunk| chunk.id));
+                    Registered::Stored { stored_unix_ms }
+                } else {
+                    Registered::Conflict
+                }
             } else if all_present(&mut transaction, tenant, &episode.manifest, &held).await? {
                 named.extend(episode.manifest.chunks().map(|chunk| chunk.id));
                 arrival += 1;

@@ -31,7 +31,7 @@ impl Metadata {
             query(
                 "INSERT INTO evictions (tenant, robot, ordinal, recording, task, outcome, interventions, steps, bytes, \
                  reason, told_unix_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
-                 ON CONFLICT (tenant, robot, ordinal) DO NOTHING",
+                 ON CONFLICT (tenant, robot, ordinal, recording) DO NOTHING",
             )
             .bind(tenant.as_str())
             .bind(robot.as_str())
@@ -60,7 +60,7 @@ impl Metadata {
         limit: u32,
     ) -> Result<Vec<EvictionRecord>, MetadataError> {
         let rows = query(
-            "SELECT * FROM evictions WHERE tenant = $1 AND robot = $2 AND ordinal > $3 ORDER BY ordinal LIMIT $4",
+            "SELECT * FROM evictions WHERE tenant = $1 AND robot = $2 AND ordinal > $3 ORDER BY ordinal, recording LIMIT $4",
         )
         .bind(tenant.as_str())
         .bind(robot.as_str())

@@ -18,10 +18,12 @@ macro_rules! not_held {
     };
 }
 
-/// Of `noted_episodes n`: those that the robot gave up, in its own word.
+/// Of `noted_episodes n`: those that the robot gave up, in its own word. The ordinal alone is not enough: it begins anew
+/// where a robot's spool was replaced.
 macro_rules! given_up {
     () => {
-        "EXISTS (SELECT 1 FROM evictions e WHERE e.tenant = n.tenant AND e.robot = n.robot AND e.ordinal = n.ordinal)"
+        "EXISTS (SELECT 1 FROM evictions e WHERE e.tenant = n.tenant AND e.robot = n.robot AND e.ordinal = n.ordinal \
+         AND e.recording = n.recording)"
     };
 }
 
@@ -62,6 +64,13 @@ pub struct NotedRecord {
     pub state: NotedState,
 }
 
+/// The last of the episodes that a robot was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WantedCursor {
+    ordinal: u64,
+    episode: EpisodeId,
+}
+
 fn noted_record(row: &Row) -> Result<NotedRecord, MetadataError> {
     let requested: Option<i64> = row.try_get("requested_unix_ms")?;
     Ok(NotedRecord {
@@ -92,13 +101,14 @@ impl Metadata {
         now_unix_ms: u64,
     ) -> Result<(), MetadataError> {
         query(
-            "INSERT INTO noted_episodes (tenant, episode, robot, ordinal, task, outcome, interventions, steps, bytes, \
-             noted_unix_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (tenant, episode) DO NOTHING",
+            "INSERT INTO noted_episodes (tenant, episode, robot, ordinal, recording, task, outcome, interventions, steps, \
+             bytes, noted_unix_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (tenant, episode) DO NOTHING",
         )
         .bind(tenant.as_str())
         .bind(episode.as_bytes().to_vec())
         .bind(manifest.robot.as_str())
         .bind(manifest.ordinal.min(i64::MAX as u64) as i64)
+        .bind(manifest.recording.as_bytes().to_vec())
         .bind(manifest.task.as_str())
         .bind(word(&manifest.outcome))
         .bind(i64::from(!manifest.interventions.is_empty()))
@@ -159,26 +169,37 @@ impl Metadata {
         Ok(robots)
     }
 
-    /// What was asked for of a robot and has neither come nor been given up, oldest first.
+    /// What was asked for of a robot and has neither come nor been given up: what was recorded after this one, oldest
+    /// first, and then the rest. Where to go on from next time comes with it.
     pub(crate) async fn wanted_episodes(
         &self,
         tenant: &TenantId,
         robot: &RobotId,
+        after: Option<WantedCursor>,
         limit: u32,
-    ) -> Result<Vec<EpisodeId>, MetadataError> {
+    ) -> Result<(Vec<EpisodeId>, Option<WantedCursor>), MetadataError> {
         let rows = query(concat!(
-            "SELECT n.episode FROM noted_episodes n WHERE n.tenant = $1 AND n.robot = $2 ",
+            "SELECT n.episode, n.ordinal FROM noted_episodes n WHERE n.tenant = $1 AND n.robot = $2 ",
             "AND n.requested_unix_ms IS NOT NULL AND ",
             not_held!(),
             " AND NOT ",
             given_up!(),
-            " ORDER BY n.ordinal LIMIT $3"
+            " ORDER BY CASE WHEN n.ordinal > $3 OR (n.ordinal = $4 AND n.episode > $5) THEN 0 ELSE 1 END, ",
+            "n.ordinal, n.episode LIMIT $6"
         ))
         .bind(tenant.as_str())
         .bind(robot.as_str())
+        .bind(after.map_or(-1, |after| after.ordinal as i64))
+        .bind(after.map_or(-1, |after| after.ordinal as i64))
+        .bind(after.map_or(Vec::new(), |after| after.episode.as_bytes().to_vec()))
         .bind(i64::from(limit))
         .fetch_all(&self.readers)
         .await?;
-        rows.iter().map(|row| Ok(EpisodeId::from_bytes(row.bytes("episode")?))).collect()
+        let wanted = rows.iter().map(|row| {
+            let episode = EpisodeId::from_bytes(row.bytes("episode")?);
+            Ok(WantedCursor { ordinal: row.count("ordinal")?, episode })
+        });
+        let wanted = wanted.collect::<Result<Vec<_>, MetadataError>>()?;
+        Ok((wanted.iter().map(|wanted| wanted.episode).collect(), wanted.last().copied()))
     }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use zunft_protocol::Manifest;
 use zunft_protocol::episode::Outcome;
-use zunft_protocol::ids::{Digest, EpisodeId, RobotId, SnapshotId};
+use zunft_protocol::ids::{Digest, EpisodeId, RecordingId, RobotId, SnapshotId};
 use zunft_protocol::message::{EvictionReason, Tombstone};
 use zunft_protocol::upload_policy::{HubPolicy, PushedPolicy};
 use zunft_skills::data::ActorKind;
@@ -183,6 +184,52 @@ async fn a_robots_upload_policy_goes_before_its_tenants_and_revisions_only_grow(
     .await;
 }
 
+fn tombstone_of(manifest: &Manifest) -> Tombstone {
+    Tombstone {
+        recording: manifest.recording,
+        ordinal: manifest.ordinal,
+        task: manifest.task.clone(),
+        outcome: manifest.outcome,
+        interventions: false,
+        steps: 1,
+        bytes: 1,
+        reason: EvictionReason::Quota,
+    }
+}
+
+#[tokio::test]
+async fn what_never_comes_keeps_nothing_else_from_being_asked_for() {
+    each(async |database| {
+        let metadata = database.open().await;
+        let robot = identity("r1").robot;
+        metadata.add_robot(&identity("r1"), NOW).await.unwrap();
+        // The recordings of two spools: each number is there twice.
+        let mut ids = BTreeSet::new();
+        for number in 0..6 {
+            let mut manifest = episode("r1", number).manifest;
+            manifest.ordinal = number / 2;
+            metadata.note_episode(&tenant(), manifest.id(), &manifest, NOW).await.unwrap();
+            ids.insert((manifest.ordinal, manifest.id()));
+        }
+        let ids: Vec<EpisodeId> = ids.into_iter().map(|(_, id)| id).collect();
+        let mut asked = None;
+        let mut next = async |limit| {
+            let (wanted, last) = metadata.wanted_episodes(&tenant(), &robot, asked, limit).await.unwrap();
+            asked = last;
+            wanted
+        };
+        assert_eq!(next(3).await, []);
+        metadata.request_episodes(&tenant(), &ids[..5], NOW).await.unwrap();
+        assert_eq!(next(3).await, ids[..3]);
+        assert_eq!(next(3).await, [ids[3], ids[4], ids[0]], "what comes after, and then the first again");
+        metadata.request_episodes(&tenant(), &ids[5..], NOW).await.unwrap();
+        assert_eq!(next(5).await, ids[1..]);
+        assert_eq!(next(10).await, ids, "all of it, where it fits");
+        metadata.close().await;
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn what_is_noted_is_no_episode_until_it_has_come_and_is_asked_for_until_then() {
     each(async |database| {
@@ -200,7 +247,7 @@ async fn what_is_noted_is_no_episode_until_it_has_come_and_is_asked_for_until_th
             let noted = metadata.noted_episodes(&tenant(), None, 10).await.unwrap();
             noted.into_iter().map(|noted| (noted.ordinal, noted.state)).collect::<Vec<_>>()
         };
-        let wanted = async || metadata.wanted_episodes(&tenant(), &robot, 10).await.unwrap();
+        let wanted = async || metadata.wanted_episodes(&tenant(), &robot, None, 10).await.unwrap().0;
         let all = EpisodeFilter::default();
         assert_eq!(metadata.episode_count(&tenant(), &all).await.unwrap(), 0, "known is not held");
         let first = metadata.noted_episodes(&tenant(), None, 1).await.unwrap().remove(0);
@@ -215,21 +262,19 @@ async fn what_is_noted_is_no_episode_until_it_has_come_and_is_asked_for_until_th
         assert_eq!(asked, vec![robot.clone(); 3]);
         assert_eq!(wanted().await, ids[..3]);
         metadata.register_pack(&tenant(), &pack_of("a", &[&episodes[0]]), NOW).await.unwrap();
-        let manifest = &episodes[1].manifest;
-        let tombstone = Tombstone {
-            recording: manifest.recording,
-            ordinal: 1,
-            task: manifest.task.clone(),
-            outcome: manifest.outcome,
-            interventions: false,
-            steps: 1,
-            bytes: 1,
-            reason: EvictionReason::Quota,
-        };
+        let tombstone = tombstone_of(&episodes[1].manifest);
+        // The robot had another spool once, and gave up the third recording of that.
+        let earlier = Tombstone { recording: RecordingId::from_bytes([9; 16]), ordinal: 2, ..tombstone.clone() };
+        metadata.record_evictions(&tenant(), &robot, &[earlier], NOW).await.unwrap();
+        assert_eq!(wanted().await, ids[1..3]);
         metadata.record_evictions(&tenant(), &robot, &[tombstone], NOW).await.unwrap();
         assert_eq!(wanted().await, [ids[2]]);
         use NotedState::{GivenUp, Noted, Requested};
         assert_eq!(states().await, [(1, GivenUp), (2, Requested), (3, Noted)]);
+        let third = tombstone_of(&episodes[2].manifest);
+        metadata.record_evictions(&tenant(), &robot, &[third], NOW).await.unwrap();
+        assert_eq!(states().await[1], (2, GivenUp), "given up from both spools");
+        assert_eq!(metadata.evictions(&tenant(), &robot, Some(1), 10).await.unwrap().len(), 2);
         let other: zunft_protocol::TenantId = "other".parse().unwrap();
         assert_eq!(metadata.noted_episodes(&other, None, 10).await.unwrap(), []);
         assert!(metadata.request_episodes(&other, &ids[3..], NOW).await.is_err());
@@ -405,6 +450,11 @@ async fn chunks_that_no_episode_names_are_forgotten_when_nobody_has_asked_for_th
         // The other one came at last.
         metadata.register_pack(&tenant(), &pack_of("e", &[&late]), later).await.unwrap();
         assert_eq!(metadata.forget_chunks(&tenant(), u64::MAX).await.unwrap(), 0);
+        // A listed episode's chunks were lost, and came back before it did.
+        metadata.replace_pack(&tenant(), Digest::of(b"a"), None, later).await.unwrap();
+        metadata.register_pack(&tenant(), &set_down("f", &named), later).await.unwrap();
+        metadata.register_pack(&tenant(), &whole, later).await.unwrap();
+        assert_eq!(metadata.forget_chunks(&tenant(), u64::MAX).await.unwrap(), 0, "named by what is listed");
         metadata.close().await;
     })
     .await;

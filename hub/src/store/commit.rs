@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,15 +21,17 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use zunft_protocol::Manifest;
+use zunft_protocol::dsse::SigningKey;
 use zunft_protocol::ids::{ChunkId, Digest, EpisodeId, TenantId};
-use zunft_protocol::message::ChunkBytes;
+use zunft_protocol::message::{ChunkBytes, Receipt};
 
 use super::pack::{EntryKind, Pack, PackBuilder};
 use super::{Store, StoreError, pack_key};
 use crate::clock;
 use crate::metadata::{Metadata, MetadataError, NewChunk, NewEpisode, NewPack, Registered};
 
-/// Submissions that wait: their bytes are bounded by the ingest budget, this bounds their number.
+/// Submissions that wait: their bytes are bounded by the ingest budget, of which each holds its part until it is
+/// answered; this bounds their number.
 const QUEUE_MAX: usize = 1024;
 
 /// Commits under way at a time: one is written while the other is synced and registered.
@@ -76,11 +79,44 @@ pub(crate) enum CommitError {
     Stopped,
 }
 
-type Answer = oneshot::Sender<Result<u64, CommitError>>;
+type Answer = oneshot::Sender<Result<Committed, CommitError>>;
+
+/// A submission is durable.
+#[derive(Debug, Clone)]
+pub(crate) struct Committed {
+    /// Since when, in milliseconds since 1970.
+    pub(crate) stored_unix_ms: u64,
+    /// What became durable with it, and which of them it is.
+    together: Option<(Arc<Together>, usize)>,
+}
+
+/// Episodes that became durable at the same time: their receipts are signed at once.
+#[derive(Debug, Default)]
+struct Together {
+    episodes: Vec<EpisodeId>,
+    receipts: OnceLock<Vec<Receipt>>,
+}
+
+impl Committed {
+    /// The receipt for this episode.
+    pub(crate) fn receipt(&self, tenant: &TenantId, episode: EpisodeId, key: &SigningKey) -> Receipt {
+        let stored_unix_secs = self.stored_unix_ms / 1000;
+        let shared = self.together.as_ref().and_then(|(together, index)| {
+            let sign = || Receipt::sign_all(tenant, &together.episodes, stored_unix_secs, key);
+            together.receipts.get_or_init(sign).get(*index)
+        });
+        let shared = shared.filter(|receipt| receipt.episode == episode);
+        shared.cloned().unwrap_or_else(|| Receipt::sign(tenant, episode, stored_unix_secs, key))
+    }
+}
+
+/// Memory that a submission takes; dropping it gives it back.
+type Memory = Box<dyn Send>;
 
 struct Waiting {
     submission: Submission,
     answer: Answer,
+    memory: Memory,
 }
 
 /// Hands episodes to the committing task.
@@ -149,26 +185,31 @@ impl Committer {
         (Self { queue: sender }, CommitTask { queue, interval, pack_bytes_max, places })
     }
 
-    /// Makes an episode or its chunks durable; returns since when they are, in milliseconds since 1970.
-    pub(crate) async fn commit(&self, submission: Submission) -> Result<u64, CommitError> {
-        self.begin(submission).await?.ended().await
+    /// Makes an episode or its chunks durable.
+    pub(crate) async fn commit(&self, submission: Submission) -> Result<Committed, CommitError> {
+        self.begin(submission, ()).await?.ended().await
     }
 
-    /// Hands a submission in, and does not wait for the disk.
-    pub(crate) async fn begin(&self, submission: Submission) -> Result<Committing, CommitError> {
+    /// Hands a submission in, and does not wait for the disk. `memory` is dropped when it is answered.
+    pub(crate) async fn begin(
+        &self,
+        submission: Submission,
+        memory: impl Send + 'static,
+    ) -> Result<Committing, CommitError> {
         let (answer, answered) = oneshot::channel();
-        self.queue.send(Waiting { submission, answer }).await.map_err(|_| CommitError::Stopped)?;
+        let memory = Box::new(memory);
+        self.queue.send(Waiting { submission, answer, memory }).await.map_err(|_| CommitError::Stopped)?;
         Ok(Committing(answered))
     }
 }
 
 /// A commit under way; it goes on though nobody waits for it.
 #[derive(Debug)]
-pub(crate) struct Committing(oneshot::Receiver<Result<u64, CommitError>>);
+pub(crate) struct Committing(oneshot::Receiver<Result<Committed, CommitError>>);
 
 impl Committing {
-    /// Since when it is durable, in milliseconds since 1970.
-    pub(crate) async fn ended(self) -> Result<u64, CommitError> {
+    /// Waits until it is durable, or cannot be.
+    pub(crate) async fn ended(self) -> Result<Committed, CommitError> {
         self.0.await.map_err(|_| CommitError::Stopped)?
     }
 }
@@ -228,9 +269,9 @@ impl<R: Register> Places<R> {
         let tenant = &tenant;
         let (submissions, answers): (Vec<_>, Vec<_>) = group
             .into_iter()
-            .map(|Waiting { submission, answer }| {
-                let whole = submission.whole.is_some();
-                (submission, (whole, answer))
+            .map(|Waiting { submission, answer, memory }| {
+                let whole = submission.whole.as_ref().map(|whole| whole.episode);
+                (submission, (whole, answer, memory))
             })
             .unzip();
         let now = clock::unix_millis();
@@ -238,29 +279,74 @@ impl<R: Register> Places<R> {
         let _creating = store.creating().await;
         let results = match write_pack(&store, tenant, submissions).await {
             Err(error) => Err(self.store_failed(&error)),
-            Ok(pack) => match self.metadata.register(tenant, &pack, now).await {
-                Err(error) => Err(self.metadata_failed(&error)),
-                Ok(registered) => Ok(registered),
-            },
+            Ok(pack) => self.register(tenant, pack, now, answers.len()).await,
         };
         if results.is_ok() && self.failing.swap(false, Ordering::Relaxed) {
             info!("experience is stored again");
         }
-        let mut episodes = 0..;
-        for (whole, answer) in answers {
-            let result = match &results {
+        let mut results = results.map(Vec::into_iter);
+        let outcomes: Vec<Result<u64, CommitError>> = answers
+            .iter()
+            .map(|(whole, ..)| match &mut results {
                 Err(error) => Err(error.clone()),
-                Ok(_) if !whole => Ok(now),
-                Ok(registered) => match episodes.next().and_then(|index: usize| registered.get(index)) {
-                    Some(Registered::Stored { stored_unix_ms }) => Ok(*stored_unix_ms),
-                    Some(Registered::Conflict) => Err(CommitError::Conflict),
-                    Some(Registered::ChunkMissing) | None => Err(CommitError::ChunkMissing),
+                Ok(_) if whole.is_none() => Ok(now),
+                Ok(registered) => match registered.next() {
+                    Some(Ok(Registered::Stored { stored_unix_ms })) => Ok(stored_unix_ms),
+                    Some(Ok(Registered::Conflict)) => Err(CommitError::Conflict),
+                    Some(Ok(Registered::ChunkMissing)) | None => Err(CommitError::ChunkMissing),
+                    Some(Err(error)) => Err(error),
                 },
-            };
+            })
+            .collect();
+        // One that was stored before keeps its time, and gets a receipt of its own.
+        let stored =
+            answers.iter().zip(&outcomes).filter(|(_, outcome)| matches!(outcome, Ok(stored) if *stored == now));
+        let episodes = stored.filter_map(|((whole, ..), _)| *whole).collect();
+        let together = Arc::new(Together { episodes, receipts: OnceLock::new() });
+        let mut places = 0..;
+        for ((whole, answer, memory), outcome) in answers.into_iter().zip(outcomes) {
+            let result = outcome.map(|stored_unix_ms| {
+                let shares = whole.is_some() && stored_unix_ms == now;
+                let place = if shares { places.next() } else { None };
+                Committed { stored_unix_ms, together: place.map(|place| (Arc::clone(&together), place)) }
+            });
+            drop(memory);
             if answer.send(result).is_err() {
                 debug!("a robot left before its episode was durable; it will offer it again");
             }
         }
+    }
+
+    /// Registers a durable pack of so many submissions. Where the database refuses what is in it, first its chunks and
+    /// then each episode alone: the one that is refused fails no other robot's.
+    async fn register(
+        &self,
+        tenant: &TenantId,
+        pack: NewPack,
+        now_unix_ms: u64,
+        submissions: usize,
+    ) -> Result<Vec<Result<Registered, CommitError>>, CommitError> {
+        match self.metadata.register(tenant, &pack, now_unix_ms).await {
+            Ok(registered) => return Ok(registered.into_iter().map(Ok).collect()),
+            Err(error) if submissions > 1 && error.is_refusal() => {
+                warn!(error = error_text(&error), "the database refuses what is in a pack; its episodes go one by one");
+            }
+            Err(error) => return Err(self.metadata_failed(&error)),
+        }
+        let NewPack { pack, bytes, chunks, episodes } = pack;
+        let chunks = NewPack { pack, bytes, chunks, episodes: Vec::new() };
+        if let Err(error) = self.metadata.register(tenant, &chunks, now_unix_ms).await {
+            return Err(self.metadata_failed(&error));
+        }
+        let mut results = Vec::with_capacity(episodes.len());
+        for episode in episodes {
+            let alone = NewPack { pack, bytes, chunks: Vec::new(), episodes: vec![episode] };
+            results.push(match self.metadata.register(tenant, &alone, now_unix_ms).await {
+                Ok(registered) => registered.into_iter().next().ok_or(CommitError::Failed),
+                Err(error) => Err(self.metadata_failed(&error)),
+            });
+        }
+        Ok(results)
     }
 
     fn store_failed(&self, error: &StoreError) -> CommitError {

@@ -267,7 +267,7 @@ async fn manifests_that_lie_are_rejected_and_blobs_of_others_are_missing() {
     let robot = world.robot("r1").await;
     let honest = Episode::new(&identity("r1"), 0, 2);
     type Lie = (&'static str, RejectReason, fn(&mut Manifest));
-    let lies: [Lie; 6] = [
+    let lies: [Lie; 7] = [
         ("another tenant", RejectReason::WrongIdentity, |manifest| manifest.tenant = "other".parse().unwrap()),
         ("another site", RejectReason::WrongIdentity, |manifest| manifest.site = "ulm".parse().unwrap()),
         ("another robot", RejectReason::WrongIdentity, |manifest| manifest.robot = "honest".parse().unwrap()),
@@ -282,6 +282,7 @@ async fn manifests_that_lie_are_rejected_and_blobs_of_others_are_missing() {
             manifest.steps = 100;
         }),
         ("steps that no chunk has", RejectReason::Malformed, |manifest| manifest.steps += 1),
+        ("a name that databases refuse", RejectReason::Malformed, |manifest| manifest.embodiment.name.push('\0')),
         ("no version that there is", RejectReason::Malformed, |manifest| manifest.version = 99),
     ];
     for (what, reason, lie) in lies {
@@ -296,6 +297,50 @@ async fn manifests_that_lie_are_rejected_and_blobs_of_others_are_missing() {
     let mut fetch = robot.say(&Message::Fetch(Fetch { digest, offset: u64::MAX }).encode()).await.unwrap();
     assert_eq!(fetch.hear().await.unwrap(), Message::Missing);
     world.is_well(0).await;
+    world.hub.shutdown().await;
+}
+
+/// The episode's manifest, whose first chunk has as many bytes as a chunk may have.
+fn promising(episode: &Episode) -> Manifest {
+    let mut manifest = episode.manifest.clone();
+    manifest.streams[0].chunks[0].bytes = CHUNK_BYTES_MAX as u32;
+    manifest
+}
+
+#[tokio::test]
+async fn what_is_announced_in_the_place_of_a_chunk_that_the_hub_lacks_is_refused_at_its_header() {
+    let mut world = World::start().await;
+    let stored = Episode::new(&identity("u0"), 0, 2);
+    world.robot("u0").await.upload(&stored).await.unwrap();
+    let stored = stored.manifest.streams[0].chunks[0].clone();
+    let announced = [
+        ("an offer", header(16, 1, 0, MANIFEST_BYTES_MAX as u32)),
+        ("a description", header(23, 1, 0, MANIFEST_BYTES_MAX as u32)),
+        ("a report", header(1, 1, 0, MESSAGE_BYTES_MAX as u32)),
+        ("a chunk of the largest size", header(20, 1, 0, 32 + CHUNK_BYTES_MAX as u32)),
+        ("the end of one", header(22, 1, 0, 36 + CHUNK_BYTES_MAX as u32)),
+        ("a chunk as large as one that is stored", header(20, 1, 0, 32 + stored.bytes)),
+    ];
+    for (number, (what, header)) in announced.into_iter().enumerate() {
+        let name = format!("u{}", number + 1);
+        let hostile = world.robot(&name).await;
+        // One chunk is stored, the other has one byte.
+        let mut manifest = Episode::new(&identity(&name), 0, 2).manifest;
+        manifest.streams[0].chunks[0] = stored.clone();
+        manifest.streams[0].chunks[1].bytes = 1;
+        let mut upload = hostile.offer(&manifest).await.unwrap();
+        assert!(matches!(upload.hear().await.unwrap(), Message::Want(_)));
+        upload.send.write_all(&header).await.unwrap();
+        assert!(upload.hear().await.is_err());
+        // A hub that waits for the rest gives up the stream alone, and later.
+        let end = hostile.connection.close_reason();
+        assert_eq!(end.as_ref().and_then(peer::close_code), Some(CloseCode::Protocol), "{what}: {end:?}");
+    }
+    let mut hostile = world.robot("c0").await;
+    hostile.control.write_all(&header(16, 1, 0, MANIFEST_BYTES_MAX as u32)).await.unwrap();
+    let end = hostile.connection.closed().await;
+    assert!(end.to_string().contains("announced a message of"), "a manifest on the control stream: {end}");
+    world.is_well(1).await;
     world.hub.shutdown().await;
 }
 
@@ -316,7 +361,7 @@ async fn streams_that_dribble_stand_still_or_never_end_are_given_up() {
     let robot = world.robot("slow").await;
     let episode = Episode::new(&identity("slow"), 0, 2);
     // A chunk that is announced as large and comes byte by byte: its memory is held no longer than the bound.
-    let mut upload = robot.offer(&episode.manifest).await.unwrap();
+    let mut upload = robot.offer(&promising(&episode)).await.unwrap();
     assert!(matches!(upload.hear().await.unwrap(), Message::Want(_)));
     upload.send.write_all(&header(20, 1, 0, CHUNK_BYTES_MAX as u32)).await.unwrap();
     assert!(world.hub.ingest_bytes_reserved() > 0);

@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use zunft_protocol::Manifest;
 use zunft_protocol::hello::{ALPN, HELLO_BYTES, Hello, HelloAnswer};
-use zunft_protocol::ids::{BootId, Digest, EmbodimentId};
+use zunft_protocol::ids::{BootId, Digest, EmbodimentId, EpisodeId};
 use zunft_protocol::message::{
     CloseCode, Fetch, HEADER_BYTES, Header, Message, Receipt, RejectReason, Report, Tombstone,
 };
@@ -112,6 +112,13 @@ impl TestRobot {
         pushed
     }
 
+    /// The next episodes that the hub asks for.
+    pub(super) async fn wanted(&mut self) -> Vec<EpisodeId> {
+        let message = read(&mut self.control.1).await;
+        let Message::Wanted(episodes) = message else { panic!("{message:?} on the control stream") };
+        episodes
+    }
+
     /// Waits for a sign of life.
     pub(super) async fn ping(&mut self, number: u64) {
         self.control.0.write_all(&Message::Ping(number).encode()).await.unwrap();
@@ -193,6 +200,12 @@ impl Upload {
 
     pub(super) async fn reply(&mut self) -> Message {
         read(&mut self.recv).await
+    }
+
+    /// Ends the stream as a process that dies does, after all that it said; waits until the hub has let go of it.
+    pub(super) async fn break_off(mut self) {
+        self.send.finish().unwrap();
+        assert!(self.recv.read_to_end(1).await.unwrap().is_empty(), "an answer to a part of an episode");
     }
 
     pub(super) fn rejection(&self) -> Option<RejectReason> {

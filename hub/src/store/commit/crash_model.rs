@@ -238,7 +238,7 @@ impl<'a, C: Catalog + Clone + 'static> World<'a, C> {
             if submission.whole.is_some() {
                 answers.push((index, answered));
             }
-            waiting.push(Waiting { submission, answer });
+            waiting.push(Waiting { submission, answer, memory: Box::new(()) });
         }
         let tenant = tenant();
         let cut = tokio::select! {
