@@ -359,11 +359,11 @@ impl HubConfig {
             return Err(ConfigError::Range { key: "limits.episode_bytes_max", found, allowed });
         }
         let found = self.limits.ingest_bytes_max as u64;
-        // What an episode takes at most, and one that fills a pack, must fit beside its own manifest, or its robot would be
-        // put off for ever.
+        // What an episode takes at most, and one that fills a pack, must fit beside its own manifest, or its robot would
+        // be put off for ever.
         let held = pack_bytes_max.max(UPLOAD_BYTES_HELD_MAX);
         if found < held + MANIFEST_MEMORY_MAX as u64 || found > 1 << 40 {
-            let allowed = "at least 33554432 (32 MiB) more than store.pack_bytes_max, at least 67108864 (64 MiB), and at most 1 TiB";
+            let allowed = "at least 64 MiB, and 33554432 (32 MiB) more than store.pack_bytes_max, and at most 1 TiB";
             return Err(ConfigError::Range { key: "limits.ingest_bytes_max", found, allowed });
         }
         self.store_place()?;

@@ -334,8 +334,8 @@ impl Conversation {
         Ok(())
     }
 
-    /// Asks for what somebody wants of the robot, as much as fits a message, and the next time for what comes after: some
-    /// of it may never come.
+    /// Asks for what somebody wants of the robot, as much as fits a message, and the next time for what comes after:
+    /// some of it may never come.
     async fn send_wanted(&mut self) -> Result<(), EndReason> {
         let RobotIdentity { tenant, robot, .. } = &self.robot.identity;
         let metadata = &self.robot.services.metadata;

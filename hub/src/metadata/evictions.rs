@@ -60,7 +60,8 @@ impl Metadata {
         limit: u32,
     ) -> Result<Vec<EvictionRecord>, MetadataError> {
         let rows = query(
-            "SELECT * FROM evictions WHERE tenant = $1 AND robot = $2 AND ordinal > $3 ORDER BY ordinal, recording LIMIT $4",
+            "SELECT * FROM evictions WHERE tenant = $1 AND robot = $2 AND ordinal > $3 \
+             ORDER BY ordinal, recording LIMIT $4",
         )
         .bind(tenant.as_str())
         .bind(robot.as_str())

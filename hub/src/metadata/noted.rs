@@ -18,8 +18,8 @@ macro_rules! not_held {
     };
 }
 
-/// Of `noted_episodes n`: those that the robot gave up, in its own word. The ordinal alone is not enough: it begins anew
-/// where a robot's spool was replaced.
+/// Of `noted_episodes n`: those that the robot gave up, in its own word. The ordinal alone is not enough: it begins
+/// anew where a robot's spool was replaced.
 macro_rules! given_up {
     () => {
         "EXISTS (SELECT 1 FROM evictions e WHERE e.tenant = n.tenant AND e.robot = n.robot AND e.ordinal = n.ordinal \
@@ -101,8 +101,9 @@ impl Metadata {
         now_unix_ms: u64,
     ) -> Result<(), MetadataError> {
         query(
-            "INSERT INTO noted_episodes (tenant, episode, robot, ordinal, recording, task, outcome, interventions, steps, \
-             bytes, noted_unix_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (tenant, episode) DO NOTHING",
+            "INSERT INTO noted_episodes (tenant, episode, robot, ordinal, recording, task, outcome, interventions, \
+             steps, bytes, noted_unix_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
+             ON CONFLICT (tenant, episode) DO NOTHING",
         )
         .bind(tenant.as_str())
         .bind(episode.as_bytes().to_vec())
