@@ -5,9 +5,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use futures::future::BoxFuture;
+use object_store::PutPayload;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 
+use super::direct::{self, DIRECT_BYTES_MIN};
 use super::{Settle, StoreError};
 use crate::durable_file;
 
@@ -35,6 +37,15 @@ impl Settle for Folder {
             durable_file::sync_folder(file.parent().unwrap_or(&file))
         });
         Box::pin(async move { synced.await.map_err(io::Error::other)? })
+    }
+
+    fn create(&self, key: &Key, payload: &PutPayload) -> Option<BoxFuture<'static, io::Result<()>>> {
+        if payload.content_length() < DIRECT_BYTES_MIN {
+            return None;
+        }
+        let (file, payload) = (self.0.join(key.as_ref()), payload.clone());
+        let creating = tokio::task::spawn_blocking(move || direct::create(&file, &payload));
+        Some(Box::pin(async move { creating.await.map_err(io::Error::other)? }))
     }
 }
 
