@@ -122,7 +122,7 @@ pub(crate) fn encoding() -> impl Strategy<Value = Encoding> {
 pub(crate) fn embodiment() -> impl Strategy<Value = Embodiment> {
     let cameras = vec(encoding(), 0..3);
     let rates = vec(option::of(0.1..1000.0_f64), 4);
-    (".{0,12}", 0.1..1000.0_f64, vec(feature(), 1..5), rates, cameras).prop_map(
+    (r"\PC{0,12}", 0.1..1000.0_f64, vec(feature(), 1..5), rates, cameras).prop_map(
         |(name, rate_hz, mut features, rates, cameras)| {
             for (i, (feature, rate)) in features.iter_mut().skip(1).zip(rates).enumerate() {
                 feature.name = format!("observation.{i}");
