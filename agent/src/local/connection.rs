@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -25,6 +25,16 @@ const GREETING_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Read buffer: about a hundred steps of a common robot.
 const READ_BUFFER_BYTES: usize = 16 * 1024;
+
+/// Between two reads of a program that only records, and fast: a thread that does not wait for the socket is not woken
+/// by each step, and waking it is most of what a step costs its program.
+const REST: Duration = Duration::from_millis(2);
+
+/// Steps that are closer together than this are fast.
+const FAST: Duration = Duration::from_millis(5);
+
+/// A program that asked for something so lately waits for no rest when it asks again.
+const ASKED_LATELY: Duration = Duration::from_secs(1);
 
 /// Buffers above this are given back after use: one image need not be held for ever.
 const KEPT_BYTES_MAX: usize = 64 * 1024;
@@ -50,6 +60,7 @@ pub(super) struct Connection<'s> {
     subscription: Option<(Arc<Subscription>, JoinHandle<()>)>,
     body: Vec<u8>,
     answer: Vec<u8>,
+    pace: Pace,
 }
 
 impl<'s> Connection<'s> {
@@ -64,6 +75,7 @@ impl<'s> Connection<'s> {
             subscription: None,
             body: Vec::new(),
             answer: Vec::new(),
+            pace: Pace::new(crate::activity::now()),
         }
     }
 
@@ -101,10 +113,14 @@ impl<'s> Connection<'s> {
     fn serve(&mut self) -> io::Result<()> {
         loop {
             let mut header = [0; HEADER_BYTES];
+            if self.reader.buffer().is_empty() && self.pace.rests() {
+                std::thread::sleep(REST);
+            }
             self.reader.read_exact(&mut header)?;
             let request = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
             let result = match Header::decode(header) {
                 Ok(header) => {
+                    self.pace.heard(header.frame_type == FrameType::Step, crate::activity::now());
                     let mut body = std::mem::take(&mut self.body);
                     body.resize(header.body_bytes as usize, 0);
                     self.reader.read_exact(&mut body)?;
@@ -270,6 +286,67 @@ impl<'s> Connection<'s> {
     }
 }
 
+/// How a program talks.
+#[derive(Debug)]
+struct Pace {
+    /// When it last said anything but a step. An image is one: it does not fit into the socket while nobody reads.
+    asked: Instant,
+    /// When it last sent a step, and whether that came fast after the one before.
+    stepped: Instant,
+    fast: bool,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self { asked: now, stepped: now, fast: false }
+    }
+
+    fn heard(&mut self, is_step: bool, now: Instant) {
+        if is_step {
+            self.fast = now.saturating_duration_since(self.stepped) < FAST
+                && now.saturating_duration_since(self.asked) >= ASKED_LATELY;
+            self.stepped = now;
+        } else {
+            (self.asked, self.fast) = (now, false);
+        }
+    }
+
+    /// Whether what comes next may lie in the socket for a moment.
+    fn rests(&self) -> bool {
+        self.fast
+    }
+}
+
 fn json<T: DeserializeOwned>(frame: &'static str, body: &[u8]) -> Result<T, RequestError> {
     serde_json::from_slice(body).map_err(|error| RequestError::Json { frame, reason: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_fast_steps_of_a_program_that_asks_nothing_lie_for_a_moment() {
+        let begin = crate::activity::now();
+        let at = |millis| begin + Duration::from_millis(millis);
+        let mut pace = Pace::new(begin);
+        pace.heard(true, at(1));
+        pace.heard(true, at(2));
+        assert!(!pace.rests(), "it began a moment ago");
+        for millis in 1000..1010 {
+            pace.heard(true, at(millis));
+        }
+        assert!(pace.rests());
+        pace.heard(true, at(1030));
+        assert!(!pace.rests(), "50 Hz is slow");
+        pace.heard(true, at(1031));
+        assert!(pace.rests());
+        pace.heard(false, at(1032));
+        assert!(!pace.rests(), "it may act now");
+        pace.heard(true, at(1033));
+        assert!(!pace.rests(), "and may again");
+        pace.heard(true, at(2032));
+        pace.heard(true, at(2033));
+        assert!(pace.rests());
+    }
 }
