@@ -323,9 +323,17 @@ fn the_active_release_acts_and_a_recording_keeps_the_one_it_began_with() {
     assert_eq!(other.act(&skill, &task, true, &[0.0; 2]).unwrap().values, [5.0]);
     robot.end(Outcome::Success, EpisodeEnd::Terminated).unwrap();
     assert_eq!(robot.act(&skill, &task, true, &[0.0; 2]).unwrap().release.version.0, 2);
-    let status = serde_json::to_value(cell.status()).unwrap();
-    assert_eq!(status["releases"][0]["release"], "push@2");
-    assert!(crate::status::describe(&status).contains("push@2 active"));
+    // The status learns of it a moment after whoever acts, and nothing announces it.
+    let since = activity::now();
+    loop {
+        let status = serde_json::to_value(cell.status()).unwrap();
+        let active = crate::status::describe(&status).contains("push@2 active");
+        if active && status["releases"][0]["release"] == "push@2" {
+            break;
+        }
+        assert!(since.elapsed() < Duration::from_secs(30), "{status}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     cell.stop();
     cell.start();
     let mut robot = cell.program();
