@@ -454,13 +454,20 @@ fn episodes_that_cannot_be_read_back_hold_up_no_other() {
     let mut robot = world.program();
     let features = vec![Feature::vector(OBSERVATION_STATE, VALUES), Feature::vector(ACTION, 1)];
     let embodiment = Embodiment { name: "wide".into(), rate_hz: 20.0, features };
-    let (state, action) = (vec![0.5_f32; VALUES as usize], [1.0_f32]);
+    // What does not compress.
+    let mut noise = 1_u32;
+    let mut next = || {
+        noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        noise as f32
+    };
+    let action = [1.0_f32];
     // Two fill what a fresh connection has under way, and go first.
     let recorded = [("spoilt", Outcome::Failure), ("spoilt", Outcome::Failure), ("sound", Outcome::Unknown)];
     let recorded = recorded.map(|(task, outcome)| {
         let (task, actor) = (task.parse().unwrap(), BeginActor::Script);
         robot.begin(&Begin { task, embodiment: embodiment.clone(), actor }).unwrap();
         for time in 1..=4 {
+            let state: Vec<f32> = (0..VALUES).map(|_| next()).collect();
             let values = &[(&state).into(), (&action).into()];
             robot.step(&Step { monotonic_ns: time, reward: None, intervention: false, values }).unwrap();
         }
