@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use zunft_protocol::Manifest;
 use zunft_protocol::episode::ManifestError;
 use zunft_protocol::ids::{
-    ChunkId, Digest, EpisodeId, ReleaseId, RobotId, SiteId, SkillName, SkillVersion, SnapshotId, TenantId,
+    ChunkId, Digest, EpisodeId, RecordingId, ReleaseId, RobotId, SiteId, SkillName, SkillVersion, SnapshotId, TenantId,
 };
 use zunft_protocol::message::ChunkBytes;
 use zunft_protocol::upload_policy::{HubPolicy, PushedPolicy};
@@ -31,10 +31,10 @@ use crate::data_dir::{DataDir, DataDirError};
 use crate::fsck;
 use crate::identity::RobotIdentity;
 use crate::ingest::{Ingest, ListenError};
-use crate::metadata::NotedRecord;
 use crate::metadata::{
-    AssignmentRecord, EpisodeFilter, EpisodePage, EpisodeRecord, EvictionRecord, Metadata, MetadataError, PolicyScope,
-    ReleaseRecord, RobotRecord, SnapshotRecord, UploadPolicies, UploadPolicyRecord,
+    AssignmentRecord, EpisodeFilter, EpisodePage, EpisodeRecord, EvictionRecord, Metadata, MetadataError, NotedCursor,
+    NotedRecord, PolicyScope, RecordingCursor, ReleaseRecord, RobotRecord, SnapshotRecord, UploadPolicies,
+    UploadPolicyRecord,
 };
 use crate::pki::{Pki, PkiError, RobotCredentials, default_tenant};
 use crate::registry::{self, PublishError};
@@ -159,7 +159,7 @@ pub enum ImportError {
     #[error("recording {recording} has another episode already; there is never more than one")]
     Conflict {
         /// Which recording.
-        recording: zunft_protocol::RecordingId,
+        recording: RecordingId,
     },
     /// Its robot.
     #[error("the episode's robot could not be registered")]
@@ -405,7 +405,7 @@ impl Handle {
         &self,
         tenant: &TenantId,
         robot: &RobotId,
-        after: Option<u64>,
+        after: Option<RecordingCursor<RecordingId>>,
         limit: u32,
     ) -> Result<Vec<EvictionRecord>, MetadataError> {
         self.metadata().evictions(tenant, robot, after, limit).await
@@ -456,7 +456,7 @@ impl Handle {
     pub async fn noted_episodes(
         &self,
         tenant: &TenantId,
-        after: Option<(&RobotId, u64)>,
+        after: Option<&NotedCursor>,
         limit: u32,
     ) -> Result<Vec<NotedRecord>, MetadataError> {
         self.metadata().noted_episodes(tenant, after, limit).await

@@ -6,6 +6,7 @@
 
 mod assignments;
 mod counts;
+mod cursor;
 mod episodes;
 mod evictions;
 mod inventory;
@@ -31,11 +32,11 @@ use crate::config::SecretUrl;
 use crate::store::disk_is_full;
 pub use assignments::AssignmentRecord;
 pub use counts::TaskCount;
+pub use cursor::{NotedCursor, RecordingCursor};
 pub use episodes::{EndingKind, EpisodeFilter, EpisodePage, EpisodeRecord, Location, PAGE_EPISODES_MAX};
 pub(crate) use episodes::{NewChunk, NewEpisode, NewPack, Registered};
 pub use evictions::EvictionRecord;
 pub(crate) use inventory::{ListedEpisode, Replacement};
-pub(crate) use noted::WantedCursor;
 pub use noted::{NotedRecord, NotedState};
 pub use releases::ReleaseRecord;
 pub(crate) use robots::NewReport;

@@ -52,8 +52,9 @@ pub(crate) struct ListedObject {
     pub(crate) written_unix_ms: u64,
 }
 
-/// Makes an object durable that is visible already.
+/// What a store needs beside [`ObjectStore`] where an object that is visible is not durable by that.
 pub(crate) trait Settle: std::fmt::Debug + Send + Sync {
+    /// Makes an object durable that is visible already.
     fn settle(&self, key: &Key) -> BoxFuture<'static, io::Result<()>>;
 
     /// Creates an object, durable when this ends, in a quicker way than the store's own, where there is one.

@@ -36,6 +36,9 @@ const FAST: Duration = Duration::from_millis(5);
 /// A program that asked for something so lately waits for no rest when it asks again.
 const ASKED_LATELY: Duration = Duration::from_secs(1);
 
+/// Larger steps are read at once: with a few of them the socket is full, and the program waits.
+const RESTING_STEP_BYTES_MAX: u32 = 4 * 1024;
+
 /// Buffers above this are given back after use: one image need not be held for ever.
 const KEPT_BYTES_MAX: usize = 64 * 1024;
 
@@ -120,7 +123,7 @@ impl<'s> Connection<'s> {
             let request = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
             let result = match Header::decode(header) {
                 Ok(header) => {
-                    self.pace.heard(header.frame_type == FrameType::Step, crate::activity::now());
+                    self.pace.heard(header, crate::activity::now());
                     let mut body = std::mem::take(&mut self.body);
                     body.resize(header.body_bytes as usize, 0);
                     self.reader.read_exact(&mut body)?;
@@ -289,9 +292,9 @@ impl<'s> Connection<'s> {
 /// How a program talks.
 #[derive(Debug)]
 struct Pace {
-    /// When it last said anything but a step. An image is one: it does not fit into the socket while nobody reads.
+    /// When it last said anything but a small step. An image does not fit into the socket while nobody reads.
     asked: Instant,
-    /// When it last sent a step, and whether that came fast after the one before.
+    /// When it last sent a small step, and whether that came fast after the one before.
     stepped: Instant,
     fast: bool,
 }
@@ -301,8 +304,8 @@ impl Pace {
         Self { asked: now, stepped: now, fast: false }
     }
 
-    fn heard(&mut self, is_step: bool, now: Instant) {
-        if is_step {
+    fn heard(&mut self, header: Header, now: Instant) {
+        if header.frame_type == FrameType::Step && header.body_bytes <= RESTING_STEP_BYTES_MAX {
             self.fast = now.saturating_duration_since(self.stepped) < FAST
                 && now.saturating_duration_since(self.asked) >= ASKED_LATELY;
             self.stepped = now;
@@ -329,24 +332,29 @@ mod tests {
     fn only_fast_steps_of_a_program_that_asks_nothing_lie_for_a_moment() {
         let begin = crate::activity::now();
         let at = |millis| begin + Duration::from_millis(millis);
+        let header = |frame_type, body_bytes| Header { frame_type, request: 0, body_bytes };
+        let step = header(FrameType::Step, RESTING_STEP_BYTES_MAX);
+        let (large, question) = (header(FrameType::Step, RESTING_STEP_BYTES_MAX + 1), header(FrameType::Act, 8));
         let mut pace = Pace::new(begin);
-        pace.heard(true, at(1));
-        pace.heard(true, at(2));
+        pace.heard(step, at(1));
+        pace.heard(step, at(2));
         assert!(!pace.rests(), "it began a moment ago");
         for millis in 1000..1010 {
-            pace.heard(true, at(millis));
+            pace.heard(step, at(millis));
         }
         assert!(pace.rests());
-        pace.heard(true, at(1030));
+        pace.heard(step, at(1030));
         assert!(!pace.rests(), "50 Hz is slow");
-        pace.heard(true, at(1031));
+        pace.heard(step, at(1031));
         assert!(pace.rests());
-        pace.heard(false, at(1032));
+        pace.heard(question, at(1032));
         assert!(!pace.rests(), "it may act now");
-        pace.heard(true, at(1033));
+        pace.heard(step, at(1033));
         assert!(!pace.rests(), "and may again");
-        pace.heard(true, at(2032));
-        pace.heard(true, at(2033));
+        pace.heard(step, at(2032));
+        pace.heard(step, at(2033));
         assert!(pace.rests());
+        pace.heard(large, at(2034));
+        assert!(!pace.rests(), "a few of these fill the socket");
     }
 }

@@ -68,12 +68,12 @@ pub(super) async fn list(
     Query(page): Query<PageQuery>,
 ) -> Result<Json<Page<EvictionView>>, ApiError> {
     let limit = page.limit()?;
-    let after: Option<u64> = parse_cursor(page.cursor.as_deref())?;
+    let after = parse_cursor(page.cursor.as_deref())?;
     let internal = |error: MetadataError| ApiError::internal("list what the robot gave up", &error);
     if api.hub.robot(&api.tenant, &robot).await.map_err(internal)?.is_none() {
         return Err(ApiError::not_found("robot", robot));
     }
     let found = api.hub.evictions(&api.tenant, &robot, after, limit as u32 + 1).await.map_err(internal)?;
-    let found = found.into_iter().map(EvictionView::from).collect();
-    Ok(Json(Page::cut(found, limit, |last: &EvictionView| last.ordinal.to_string())))
+    let page = Page::cut(found, limit, |last| last.cursor().to_string());
+    Ok(Json(page.map(EvictionView::from)))
 }

@@ -5,12 +5,12 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use zunft_protocol::ids::{EpisodeId, RobotId};
+use zunft_protocol::ids::EpisodeId;
 
 use super::Api;
 use super::error::{ApiError, ErrorCode};
 use super::extract::{JsonBody, Query};
-use super::page::{PAGE_ITEMS_MAX, Page, PageQuery};
+use super::page::{PAGE_ITEMS_MAX, Page, PageQuery, parse_cursor};
 use crate::metadata::{MetadataError, NotedRecord, NotedState};
 
 /// An episode that its robot described and the hub does not hold.
@@ -71,15 +71,6 @@ pub struct EpisodeRequest {
     pub episodes: Vec<EpisodeId>,
 }
 
-/// Where a page goes on: behind this recording of this robot.
-fn after(cursor: Option<&str>) -> Result<Option<(RobotId, u64)>, ApiError> {
-    let Some(cursor) = cursor else { return Ok(None) };
-    let parsed =
-        cursor.rsplit_once('/').and_then(|(robot, ordinal)| Some((robot.parse().ok()?, ordinal.parse().ok()?)));
-    let refused = || ApiError::new(ErrorCode::BadRequest, "the cursor is none of this list's; begin without one");
-    parsed.map(Some).ok_or_else(|| refused().in_field("cursor"))
-}
-
 /// Lists episodes that are on their robots alone: described in the mode `metadata-first`, and not arrived since.
 #[utoipa::path(get, path = "/v1/noted-episodes", tag = "episodes", operation_id = "list_noted_episodes",
     params(PageQuery), responses((status = 200, description = "By robot and recording", body = Page<NotedView>)))]
@@ -88,12 +79,11 @@ pub(super) async fn list(
     Query(page): Query<PageQuery>,
 ) -> Result<Json<Page<NotedView>>, ApiError> {
     let limit = page.limit()?;
-    let after = after(page.cursor.as_deref())?;
-    let after = after.as_ref().map(|(robot, ordinal)| (robot, *ordinal));
-    let found = api.hub.noted_episodes(&api.tenant, after, limit as u32 + 1).await;
+    let after = parse_cursor(page.cursor.as_deref())?;
+    let found = api.hub.noted_episodes(&api.tenant, after.as_ref(), limit as u32 + 1).await;
     let found = found.map_err(|error| ApiError::internal("list noted episodes", &error))?;
-    let found = found.into_iter().map(NotedView::from).collect();
-    Ok(Json(Page::cut(found, limit, |last: &NotedView| format!("{}/{}", last.robot, last.ordinal))))
+    let page = Page::cut(found, limit, |last| last.cursor().to_string());
+    Ok(Json(page.map(NotedView::from)))
 }
 
 /// Asks robots for episodes, all of these or none. Connected robots send them now, the others when they connect.

@@ -67,4 +67,9 @@ impl<T> Page<T> {
         let next_cursor = if more { found.last().map(cursor) } else { None };
         Self { items: found, next_cursor }
     }
+
+    /// The same page of other items.
+    pub(super) fn map<U>(self, view: impl FnMut(T) -> U) -> Page<U> {
+        Page { items: self.items.into_iter().map(view).collect(), next_cursor: self.next_cursor }
+    }
 }

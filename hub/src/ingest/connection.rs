@@ -23,7 +23,7 @@ use super::{Grouped, code, downloads, uploads};
 use crate::assignments::{self, Signing};
 use crate::clock;
 use crate::identity::RobotIdentity;
-use crate::metadata::{MetadataError, NewReport, WantedCursor};
+use crate::metadata::{MetadataError, NewReport, RecordingCursor};
 use crate::services::{
     Budget, BudgetShare, Change, LiveConnection, MANIFEST_MEMORY_FACTOR, MANIFEST_MEMORY_MAX, Services,
 };
@@ -204,7 +204,7 @@ struct Conversation {
     /// The last revision of the upload policy sent on it.
     allowed: Option<u64>,
     /// The last episode asked for on it.
-    asked: Option<WantedCursor>,
+    asked: Option<RecordingCursor<zunft_protocol::EpisodeId>>,
 }
 
 impl Conversation {

@@ -6,7 +6,7 @@ use zunft_protocol::ids::{RecordingId, RobotId, TaskName, TenantId};
 use zunft_protocol::message::{EvictionReason, Tombstone};
 
 use super::sql::query;
-use super::{Metadata, MetadataError, word};
+use super::{Metadata, MetadataError, RecordingCursor, word};
 
 /// One episode that a robot gave up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -15,6 +15,13 @@ pub struct EvictionRecord {
     pub tombstone: Tombstone,
     /// When the robot first told.
     pub told_unix_ms: u64,
+}
+
+impl EvictionRecord {
+    /// Where a list of its robot goes on behind it.
+    pub fn cursor(&self) -> RecordingCursor<RecordingId> {
+        RecordingCursor { ordinal: self.tombstone.ordinal, id: self.tombstone.recording }
+    }
 }
 
 impl Metadata {
@@ -51,21 +58,23 @@ impl Metadata {
         Ok(())
     }
 
-    /// What a robot gave up, in the order of its recordings, after number `after`.
+    /// What a robot gave up, in the order of its recordings, after this one.
     pub async fn evictions(
         &self,
         tenant: &TenantId,
         robot: &RobotId,
-        after: Option<u64>,
+        after: Option<RecordingCursor<RecordingId>>,
         limit: u32,
     ) -> Result<Vec<EvictionRecord>, MetadataError> {
         let rows = query(
-            "SELECT * FROM evictions WHERE tenant = $1 AND robot = $2 AND ordinal > $3 \
-             ORDER BY ordinal, recording LIMIT $4",
+            "SELECT * FROM evictions WHERE tenant = $1 AND robot = $2 \
+             AND (ordinal > $3 OR (ordinal = $4 AND recording > $5)) ORDER BY ordinal, recording LIMIT $6",
         )
         .bind(tenant.as_str())
         .bind(robot.as_str())
-        .bind(after.map_or(-1, |after| after as i64))
+        .bind(after.map_or(-1, |after| after.ordinal as i64))
+        .bind(after.map_or(-1, |after| after.ordinal as i64))
+        .bind(after.map_or(Vec::new(), |after| after.id.as_bytes().to_vec()))
         .bind(i64::from(limit))
         .fetch_all(&self.readers)
         .await?;

@@ -9,7 +9,7 @@ use zunft_protocol::episode::Outcome;
 use zunft_protocol::ids::{EpisodeId, RobotId, TaskName, TenantId};
 
 use super::sql::{Row, query};
-use super::{Metadata, MetadataError, word};
+use super::{Metadata, MetadataError, NotedCursor, RecordingCursor, word};
 
 /// Of `noted_episodes n`: those that have not arrived.
 macro_rules! not_held {
@@ -64,13 +64,6 @@ pub struct NotedRecord {
     pub state: NotedState,
 }
 
-/// The last of the episodes that a robot was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct WantedCursor {
-    ordinal: u64,
-    episode: EpisodeId,
-}
-
 fn noted_record(row: &Row) -> Result<NotedRecord, MetadataError> {
     let requested: Option<i64> = row.try_get("requested_unix_ms")?;
     Ok(NotedRecord {
@@ -89,6 +82,14 @@ fn noted_record(row: &Row) -> Result<NotedRecord, MetadataError> {
             (0, None) => NotedState::Noted,
         },
     })
+}
+
+impl NotedRecord {
+    /// Where a list goes on behind it.
+    pub fn cursor(&self) -> NotedCursor {
+        let recording = RecordingCursor { ordinal: self.ordinal, id: self.id };
+        NotedCursor { robot: self.robot.clone(), recording }
+    }
 }
 
 impl Metadata {
@@ -125,7 +126,7 @@ impl Metadata {
     pub async fn noted_episodes(
         &self,
         tenant: &TenantId,
-        after: Option<(&RobotId, u64)>,
+        after: Option<&NotedCursor>,
         limit: u32,
     ) -> Result<Vec<NotedRecord>, MetadataError> {
         let rows = query(concat!(
@@ -133,11 +134,15 @@ impl Metadata {
             given_up!(),
             " THEN 1 ELSE 0 END AS BIGINT) AS given_up FROM noted_episodes n WHERE n.tenant = $1 AND ",
             not_held!(),
-            " AND (n.robot > $2 OR (n.robot = $2 AND n.ordinal > $3)) ORDER BY n.robot, n.ordinal LIMIT $4"
+            " AND (n.robot > $2 OR (n.robot = $3 AND (n.ordinal > $4 OR (n.ordinal = $5 AND n.episode > $6)))) ",
+            "ORDER BY n.robot, n.ordinal, n.episode LIMIT $7"
         ))
         .bind(tenant.as_str())
-        .bind(after.map_or("", |(robot, _)| robot.as_str()))
-        .bind(after.map_or(-1, |(_, ordinal)| ordinal as i64))
+        .bind(after.map_or("", |after| after.robot.as_str()))
+        .bind(after.map_or("", |after| after.robot.as_str()))
+        .bind(after.map_or(-1, |after| after.recording.ordinal as i64))
+        .bind(after.map_or(-1, |after| after.recording.ordinal as i64))
+        .bind(after.map_or(Vec::new(), |after| after.recording.id.as_bytes().to_vec()))
         .bind(i64::from(limit))
         .fetch_all(&self.readers)
         .await?;
@@ -176,9 +181,9 @@ impl Metadata {
         &self,
         tenant: &TenantId,
         robot: &RobotId,
-        after: Option<WantedCursor>,
+        after: Option<RecordingCursor<EpisodeId>>,
         limit: u32,
-    ) -> Result<(Vec<EpisodeId>, Option<WantedCursor>), MetadataError> {
+    ) -> Result<(Vec<EpisodeId>, Option<RecordingCursor<EpisodeId>>), MetadataError> {
         let rows = query(concat!(
             "SELECT n.episode, n.ordinal FROM noted_episodes n WHERE n.tenant = $1 AND n.robot = $2 ",
             "AND n.requested_unix_ms IS NOT NULL AND ",
@@ -192,15 +197,15 @@ impl Metadata {
         .bind(robot.as_str())
         .bind(after.map_or(-1, |after| after.ordinal as i64))
         .bind(after.map_or(-1, |after| after.ordinal as i64))
-        .bind(after.map_or(Vec::new(), |after| after.episode.as_bytes().to_vec()))
+        .bind(after.map_or(Vec::new(), |after| after.id.as_bytes().to_vec()))
         .bind(i64::from(limit))
         .fetch_all(&self.readers)
         .await?;
         let wanted = rows.iter().map(|row| {
-            let episode = EpisodeId::from_bytes(row.bytes("episode")?);
-            Ok(WantedCursor { ordinal: row.count("ordinal")?, episode })
+            let id = EpisodeId::from_bytes(row.bytes("episode")?);
+            Ok(RecordingCursor { ordinal: row.count("ordinal")?, id })
         });
         let wanted = wanted.collect::<Result<Vec<_>, MetadataError>>()?;
-        Ok((wanted.iter().map(|wanted| wanted.episode).collect(), wanted.last().copied()))
+        Ok((wanted.iter().map(|wanted| wanted.id).collect(), wanted.last().copied()))
     }
 }
